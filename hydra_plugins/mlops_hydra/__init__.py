@@ -1,0 +1,1 @@
+"""What Hydra must find below its `hydra_plugins` namespace. Imported at every start of any Hydra application."""

@@ -1,0 +1,48 @@
+"""mlops_hydra: declarative machine-learning experiments.
+
+Same code + same data + same config = same result, so a result has a name. The public names below are imported when
+they are first used: `import mlops_hydra` loads neither torch nor mlflow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mlops_hydra.config.compose import compose as compose
+    from mlops_hydra.config.schema import ExperimentConfig as ExperimentConfig
+    from mlops_hydra.evaluation.gates import QualityGate as QualityGate
+    from mlops_hydra.evaluation.gates import check_gates as check_gates
+    from mlops_hydra.experiment import Result as Result
+    from mlops_hydra.experiment import run as run
+    from mlops_hydra.tracking.run import tracked_experiment as tracked_experiment
+    from mlops_hydra.training.observers import Observer as Observer
+    from mlops_hydra.training.observers import Training as Training
+    from mlops_hydra.training.seeding import set_all_seeds as set_all_seeds
+    from mlops_hydra.training.stopping import EarlyStopping as EarlyStopping
+
+__version__ = "0.1.0"
+
+_HOMES: Final = {
+    "EarlyStopping": "training.stopping",
+    "ExperimentConfig": "config.schema",
+    "Observer": "training.observers",
+    "QualityGate": "evaluation.gates",
+    "Result": "experiment",
+    "Training": "training.observers",
+    "check_gates": "evaluation.gates",
+    "compose": "config.compose",
+    "run": "experiment",
+    "set_all_seeds": "training.seeding",
+    "tracked_experiment": "tracking.run",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605  the names are those of the table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlops_hydra' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mlops_hydra.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,236 @@
+"""argv -> command -> exit code. The only place that turns errors into text and numbers.
+
+Single runs are composed by `config.compose`; `hydra.main` serves multirun, --cfg, --help, --info and completion.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+
+from mlops_hydra.config.roots import Roots
+from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
+from mlops_hydra.summary import print_faults, print_jobs, print_result
+
+if TYPE_CHECKING:
+    from mlops_hydra.config.schema import ExperimentConfig
+    from mlops_hydra.experiment import Result
+
+PROGRAM: Final = "mlops-hydra"
+_JOBS_FILE: Final = "MLOPS_HYDRA_JOBS"  # a launcher's worker processes inherit it
+_LAUNCHED: Final = ("hydra.*", "hydra_plugins.*")  # what Hydra itself builds: sweepers, launchers, callbacks
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out one command.
+
+    Returns:
+        0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 130 Ctrl-C;
+        143 SIGTERM.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the directory it is called from is importable
+    try:
+        command = _COMMANDS.get(argv[0], train) if argv else train
+        return command(argv if command is train else argv[1:])
+    except KeyboardInterrupt:
+        _stderr().print("Interrupted.")
+        return INTERRUPTED
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except Exception as error:
+        return _report(error)
+
+
+def train(argv: Sequence[str]) -> int:
+    """One run, or what Hydra's own flags ask for."""
+    overrides, roots, multirun, others = _parse(argv)
+    if others:
+        return _hydra(argv)
+    _check_words(overrides)
+    if multirun:
+        return _multirun(argv, overrides, roots)
+    from mlops_hydra.config.compose import compose_from
+
+    return _train(compose_from(overrides, roots)).exit_code
+
+
+def check(argv: Sequence[str]) -> int:
+    """Compose and check everything, and print what a run would do; creates nothing."""
+    overrides, roots, multirun, others = _parse(argv)
+    if others:
+        return _hydra(argv)
+    if multirun:
+        raise ConfigError(Fault("check", "looks at one experiment: leave out -m and the swept values"))
+    from mlops_hydra.config.compose import compose_from
+    from mlops_hydra.config.fingerprint import neutral_values
+    from mlops_hydra.tracking.lineage import identify
+    from mlops_hydra.tracking.store import tracking_uri
+
+    console = Console()
+    config = compose_from(overrides, roots)
+    lineage = identify(config)
+    uri, reason = tracking_uri(config)
+    digests = ", ".join(f"{part} {digest[:12]}" for part, digest in asdict(lineage).items())
+    rows = {
+        "fingerprint": config.fingerprint,
+        "lineage": f"{lineage.digest} ({digests})",
+        "would": f"train a new run in {Path(config.output_dir) / 'runs' / config.fingerprint / lineage.digest}",
+        "tracking": f"{uri} ({reason})",
+        "neutral": ", ".join(f"{path}={_short(value)}" for path, value in neutral_values(config).items()),
+    }
+    for name, value in rows.items():
+        console.print(f"{name:<12} {value}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+_COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _parse(argv: Sequence[str]) -> tuple[list[str], Roots, bool, bool]:
+    """Overrides, where YAML is, whether -m was given, and whether there are flags that are Hydra's own business."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    known, others = parser.parse_known_intermixed_args(list(argv))
+    return known.overrides, Roots(known.config_path, known.config_dir, known.config_name), known.multirun, bool(others)
+
+
+def _check_words(overrides: Sequence[str]) -> None:
+    """A word without `=` is a misspelt command: Hydra's grammar would say something about missing '='."""
+    words = [text for text in overrides if "=" not in text and not text.startswith("~")]
+    rule = f"is neither a command ({', '.join(_COMMANDS)}) nor an override (key=value)"
+    if words:
+        raise ConfigError([Fault(word, rule, None, nearest(word, _COMMANDS)) for word in words])
+
+
+def _train(config: "ExperimentConfig") -> "Result":
+    from mlops_hydra.experiment import run
+    from mlops_hydra.tracking.store import tracking_uri
+
+    console = Console()
+    uri, reason = tracking_uri(config)
+    result = run(config, console=console)
+    print_result(result, f"{uri} ({reason})", console)
+    return result
+
+
+def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
+    """Check every job, let Hydra run them, and sum them up."""
+    _check_jobs(overrides, roots)
+    with tempfile.TemporaryDirectory(prefix="mlops_hydra_") as folder:
+        path = Path(folder) / "jobs.jsonl"
+        os.environ[_JOBS_FILE] = str(path)
+        try:
+            code = _hydra(argv)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        finally:
+            del os.environ[_JOBS_FILE]
+        jobs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if jobs:
+        print_jobs(jobs, Console())
+    if code:
+        return code
+    if any("error" in job for job in jobs):
+        return 1
+    verdicts = {job["verdict"] for job in jobs}
+    return next((EXIT_CODES[verdict] for verdict in ("failed", "undecided") if verdict in verdicts), 0)
+
+
+def _check_jobs(overrides: list[str], roots: Roots) -> None:
+    """Raises ConfigError with the faults of all jobs, each once, before the first of them runs."""
+    from mlops_hydra.config.compose import compose_from, sweep_jobs
+
+    faults: dict[str, Fault] = {}
+    for job in sweep_jobs(overrides, roots):
+        try:
+            compose_from(job, roots)
+        except ConfigError as error:
+            faults |= {str(fault): fault for fault in error.faults}
+    if faults:
+        raise ConfigError(list(faults.values()))
+
+
+def _hydra(argv: Sequence[str]) -> int:
+    """Hand over to `hydra.main`, which reads sys.argv and exits."""
+    import hydra
+
+    from mlops_hydra.config.roots import CONFIG_NAME, packaged_conf
+
+    before = sys.argv
+    sys.argv = [PROGRAM, *argv]
+    try:
+        hydra.main(config_path=str(packaged_conf()), config_name=CONFIG_NAME, execution_whitelist=_LAUNCHED)(_job)()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _job(_: Any) -> float:
+    """One job of a multirun: the objective for the sweeper, NaN if it failed, and a line for the summary."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from mlops_hydra.config.compose import config_of
+
+    composed: Any = HydraConfig.instance().cfg
+    overrides = tuple(composed.hydra.overrides.task)
+    Console().rule(" ".join(overrides) or "(defaults)", align="left", style="dim")
+    job: dict[str, Any] = {"overrides": overrides}
+    try:
+        result = _train(config_of(composed, overrides))
+        metric = result.objective.metric
+        job |= {"fingerprint": result.fingerprint, "verdict": result.verdict, "objective": metric}
+        job |= {split: _finite(result.metrics.get(f"{split}/{metric}")) for split in ("val", "test")}
+        return result.objective_value
+    except Exception as error:
+        job["error"] = str(error)
+        _report(error)
+        return math.nan
+    finally:
+        if path := os.environ.get(_JOBS_FILE):
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(job)}\n")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, and give the exit code; a traceback only for bugs, or when HYDRA_FULL_ERROR=1 asks."""
+    import traceback
+
+    console = _stderr()
+    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "") or not isinstance(error, MlopsHydraError):
+        console.print("".join(traceback.format_exception(error)), highlight=False, markup=False, soft_wrap=True)
+    if isinstance(error, RequestError):
+        print_faults(error.faults, console)
+        return error.exit_code
+    if isinstance(error, MlopsHydraError):
+        console.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False, soft_wrap=True)
+        return error.exit_code
+    console.print("This is a bug in mlops_hydra or in code of yours that it called.", highlight=False)
+    return 1
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)

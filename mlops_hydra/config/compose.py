@@ -1,0 +1,247 @@
+"""From overrides to an `ExperimentConfig`: Hydra composes the YAML, `check` says what is wrong with it.
+
+Overrides that stop composition are reported, left out, and the rest is composed and checked too, so that one answer
+holds every fault. The only place that reads `conf/`.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mlops_hydra.config.check import as_tree, checked
+from mlops_hydra.config.fingerprint import flatten
+from mlops_hydra.config.roots import Roots
+from mlops_hydra.config.schema import ExperimentConfig, Origin
+from mlops_hydra.errors import ConfigError, Fault, nearest
+
+
+def compose(
+    overrides: Sequence[str] = (), *, config_dir: str | None = None, config_name: str | None = None
+) -> ExperimentConfig:
+    """The experiment that `overrides` ask for, with Hydra's override grammar.
+
+    Args:
+        overrides: such as `["model=mlp", "optimizer.lr=0.01"]`.
+        config_dir: a folder with your own options, beside the packaged ones.
+        config_name: another primary config than `config`.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    return compose_from(overrides, Roots(config_dir=config_dir, config_name=config_name))
+
+
+def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
+    """`compose` for any roots."""
+    _check_roots(roots)
+    with _initialized(roots):
+        cfg, faults = _compose_tree(list(overrides), roots.name)
+    if cfg is None:
+        raise ConfigError(faults)
+    return config_of(cfg, tuple(overrides), faults)
+
+
+def config_of(cfg: DictConfig, overrides: tuple[str, ...], faults: Sequence[Fault] = ()) -> ExperimentConfig:
+    """The experiment in a composed config, as Hydra hands it to a task; `faults` are reported with what is found here.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    choices = OmegaConf.select(cfg, "hydra.runtime.choices") or {}
+    origin = Origin(overrides, tuple((str(k), str(v)) for k, v in choices.items() if not str(k).startswith("hydra")))
+    try:
+        config = checked(_plain(cfg))
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from None
+    if faults:
+        raise ConfigError(faults)
+    config._origin = origin
+    return config
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The whole config as YAML that composes to it again."""
+    return OmegaConf.to_yaml(OmegaConf.create(as_tree(config)), sort_keys=False)
+
+
+def sweep_jobs(overrides: Sequence[str], roots: Roots) -> list[list[str]]:
+    """The overrides of each job that Hydra's basic sweeper makes of `overrides`, in its order.
+
+    Overrides that ask for a range that is not a list of values give one job without them.
+
+    Raises:
+        ConfigError: an override cannot be parsed, or the config cannot be composed.
+    """
+    with _initialized(roots):
+        parsed, faults = _parse([*_sweeper_params(roots), *overrides])
+    if faults:
+        raise ConfigError(faults)
+    values: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [override.input_line]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [list(job) for job in itertools.product(*values.values())]
+
+
+def _sweeper_params(roots: Roots) -> list[str]:
+    """The sweep that the primary config itself declares, in `hydra.sweeper.params`."""
+    import hydra
+
+    cfg = hydra.compose(roots.name, return_hydra_config=True)
+    params = OmegaConf.select(cfg, "hydra.sweeper.params") or {}
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _check_roots(roots: Roots) -> None:
+    """Raises ConfigError when a folder is missing, or a file in `config_dir` would silently not be used."""
+    for option, value in (("--config-path", roots.config_path), ("--config-dir", roots.config_dir)):
+        if value is not None and not Path(value).is_dir():
+            raise ConfigError(Fault(option, "no such folder", value))
+    folder = Path(roots.config_dir or roots.primary)
+    if folder.resolve() == roots.primary:
+        return
+    own = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    rule = "a file of this name comes with mlops_hydra and is used instead; give yours another name"
+    if hidden := [Fault(str(folder / path), rule) for path in own if (roots.primary / path).exists()]:
+        raise ConfigError(hidden)
+
+
+@contextmanager
+def _initialized(roots: Roots) -> Iterator[None]:
+    from hydra.initialize import initialize_config_search_path
+
+    with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
+        yield
+
+
+def _compose_tree(overrides: list[str], config_name: str) -> tuple[DictConfig | None, list[Fault]]:
+    """The composed config, and faults of overrides that had to be left out (None if nothing composes)."""
+    try:
+        return _compose(overrides, config_name), []
+    except Exception as error:
+        whole = error
+    parsed, faults = _parse(overrides)
+    try:
+        cfg = _compose([], config_name)
+    except Exception as error:
+        return None, [*faults, Fault(config_name, _message(error))]
+    used: list[str] = []
+    for override in sorted(parsed, key=_values_last):
+        text = str(override.input_line)
+        try:
+            cfg = _compose([*used, text], config_name)
+            used.append(text)
+        except Exception as error:
+            faults.append(_override_fault(override, error, cfg))
+    return cfg, faults or [Fault("overrides", _message(whole))]
+
+
+def _values_last(override: Any) -> bool:
+    """Groups first: a value may belong to the option that was chosen."""
+    return override.value_type.name != "ELEMENT" or "." in override.key_or_group or override.is_add()
+
+
+def _compose(overrides: list[str], config_name: str) -> DictConfig:
+    import hydra
+
+    return hydra.compose(config_name, overrides, return_hydra_config=True)
+
+
+def _parse(overrides: Sequence[str]) -> tuple[list[Any], list[Fault]]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, parsed, faults = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            detail = str(error).splitlines()[1:2] or [str(error)]
+            rule = f"is not an override: {detail[0]}; write key=value and quote values with special characters"
+            faults.append(Fault(text, rule))
+    return parsed, faults
+
+
+def _override_fault(override: Any, error: Exception, cfg: DictConfig) -> Fault:
+    """What is wrong with one override that `cfg` composed without."""
+    from hydra.errors import MissingConfigException
+
+    key = override.key_or_group
+    if override.is_sweep_override():
+        return Fault(key, "several values need a multirun: add -m", override.input_line.partition("=")[2])
+    value = override.get_value_element_as_str()
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        options = sorted(error.options)
+        return Fault(key, f"no such option; choose from {', '.join(options)}", value, nearest(value, options))
+    known = [path for path in flatten(_unresolved(cfg)) if not path.startswith("hydra.")]
+    if not override.is_add() and OmegaConf.select(cfg, key, throw_on_missing=False) is None and key not in known:
+        return _unknown_key(key, value, known)
+    return Fault(key, _message(error), value)
+
+
+def _unknown_key(key: str, value: str, known: list[str]) -> Fault:
+    parent, _, leaf = key.rpartition(".")
+    siblings = sorted({path[len(parent) :].strip(".").split(".")[0] for path in known if _is_below(path, parent)})
+    meant = tuple(f"{parent}.{name}".strip(".") for name in nearest(leaf, siblings))
+    meant = meant or tuple(path for path in known if path.endswith(f".{leaf}"))[:2] or nearest(key, known)
+    return Fault(key, "no such key", value, meant)
+
+
+def _is_below(path: str, parent: str) -> bool:
+    return not parent or path.startswith(f"{parent}.")
+
+
+def _message(error: BaseException) -> str:
+    """The text of a composition error on one line, with its cause's where that says more."""
+    texts = [str(error)]
+    if isinstance(error.__cause__, OmegaConfBaseException | OSError):
+        texts.append(str(error.__cause__))
+    elif error.__cause__ is not None:
+        texts.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
+    return " ".join(" ".join(texts).split())
+
+
+def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values with interpolations resolved, without Hydra's own node; what has no value yet is left out.
+
+    Raises:
+        ConfigError: interpolations that cannot be resolved, each with its path.
+    """
+    faults: list[Fault] = []
+    tree = {str(key): _resolve(cfg, key, str(key), faults) for key in cfg if key != "hydra"}
+    if faults:
+        raise ConfigError(faults)
+    return {key: value for key, value in tree.items() if value is not _NO_VALUE}
+
+
+_NO_VALUE: Final = object()
+
+
+def _resolve(node: DictConfig | ListConfig, key: Any, path: str, faults: list[Fault]) -> Any:
+    if OmegaConf.is_missing(node, key):
+        return _NO_VALUE
+    try:
+        value = node[key]
+    except OmegaConfBaseException as error:
+        faults.append(Fault(path, " ".join(str(error).split("full_key")[0].split())))
+        return None
+    if isinstance(value, DictConfig):
+        inner = {str(k): _resolve(value, k, f"{path}.{k!s}", faults) for k in value}
+        return {k: v for k, v in inner.items() if v is not _NO_VALUE}
+    if isinstance(value, ListConfig):
+        return [_resolve(value, i, f"{path}[{i}]", faults) for i in range(len(value))]
+    return value

@@ -1,0 +1,198 @@
+"""Readers of tables: what the files in `conf/data/` name as `data.source`.
+
+A reader names the full content (`digest`) and reads it (`read`); everything else about a table is decided later.
+Not here: kinds, targets, splits (`table_source.py`).
+"""
+
+import csv
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from mlops_hydra.data import bundled
+from mlops_hydra.data.digests import digest_files, digest_frame
+from mlops_hydra.data.files import existing_file
+from mlops_hydra.errors import DataError, Fault
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """`digest`: 64 hex digits over the full content. `read`: all rows, with unique column names."""
+
+    def digest(self) -> str: ...
+
+    def read(self) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A table in memory."""
+
+    frame: pd.DataFrame
+
+    def digest(self) -> str:
+        """Over names, dtypes and every value."""
+        return digest_frame(self.frame)
+
+    def read(self) -> pd.DataFrame:
+        """The frame, its columns named by text."""
+        return _checked(self.frame, "data.source")
+
+
+@dataclass(frozen=True, slots=True)
+class Parquet:
+    """A Parquet file; a named index becomes a column."""
+
+    path: str | None
+
+    def digest(self) -> str:
+        """Over the bytes of the file."""
+        return digest_files([existing_file(self.path)])
+
+    def read(self) -> pd.DataFrame:
+        """All columns.
+
+        Raises:
+            DataError: no such file, or it is no Parquet.
+        """
+        import pyarrow as pa
+
+        path = existing_file(self.path)
+        try:
+            frame = pd.read_parquet(path)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            rule = f"cannot be read as Parquet ({_first_line(error)}): is it another format, or cut off?"
+            raise DataError(Fault(str(path), rule)) from error
+        return _checked(frame.reset_index() if frame.index.name is not None else frame, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Csv:
+    """Comma-separated text with a header line, plain or gzipped (`.gz`); numbers are read to the last bit."""
+
+    path: str | None
+    separator: str = ","
+    encoding: str = "utf-8"
+    decimal: str = "."
+
+    def digest(self) -> str:
+        """Over the bytes of the file, as they are on disk."""
+        return digest_files([existing_file(self.path)])
+
+    def read(self) -> pd.DataFrame:
+        """All columns, kinds as pandas infers them.
+
+        Raises:
+            DataError: no such file, or its content is damaged; names the line where it is known.
+        """
+        path = existing_file(self.path)
+        if len(self.separator) != 1:
+            raise DataError(Fault("data.source.separator", "must be one character", self.separator))
+        with self._faults_named(path):
+            header = self._header(path)
+            frame = pd.read_csv(
+                path,
+                sep=self.separator,
+                encoding=self._encoding,
+                decimal=self.decimal,
+                float_precision="round_trip",
+                low_memory=False,
+                compression="gzip" if path.suffix == ".gz" else None,
+            )
+            self._check_widths(path, frame, header)
+        return _checked(frame, str(path))
+
+    @property
+    def _encoding(self) -> str:
+        """Excel starts UTF-8 files with a mark that is no part of the first name."""
+        return "utf-8-sig" if self.encoding.lower() in ("utf-8", "utf8") else self.encoding
+
+    def _open(self, path: Path) -> IO[str]:
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        file: IO[str] = opener(path, "rt", encoding=self._encoding, newline="")
+        return file
+
+    def _header(self, path: Path) -> list[str]:
+        """The names as they are written: pandas renames a second `age` to `age.1`."""
+        with self._open(path) as file:
+            header = next((row for row in csv.reader(file, delimiter=self.separator) if row), [])
+        if not header:
+            raise DataError(Fault(str(path), "is empty: a line of column names and rows are needed"))
+        repeated = [name for name, count in Counter(header).items() if count > 1]
+        if repeated:
+            rule = f"line 1 names {len(repeated)} column(s) twice: names must be unique"
+            raise DataError(Fault(str(path), rule, ", ".join(repeated)))
+        return header
+
+    def _check_widths(self, path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
+        """pandas fills short rows with missing values and takes surplus first columns for an index."""
+        is_longer = not isinstance(frame.index, pd.RangeIndex)
+        if not is_longer and (frame.empty or frame.iloc[:, -1].notna().all()):
+            return
+        with self._open(path) as file:
+            reader = csv.reader(file, delimiter=self.separator)
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise DataError(Fault(*_ragged(path, reader.line_num, len(header), len(row))))
+
+    @contextmanager
+    def _faults_named(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            rule = f"byte {error.start} is not {self.encoding}: set data.source.encoding, e.g. cp1252 or latin-1"
+            raise DataError(Fault(str(path), rule)) from error
+        except LookupError as error:
+            raise DataError(Fault("data.source.encoding", "is no encoding that Python knows", self.encoding)) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(
+                Fault(str(path), f"is a damaged gzip file ({_first_line(error)}): copy it again")
+            ) from error
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+            rule = f"cannot be read as CSV with separator {self.separator!r} ({_first_line(error)})"
+            raise DataError(Fault(str(path), rule)) from error
+
+
+def _ragged(path: Path, line: int, expected: int, found: int) -> tuple[str, str, int]:
+    return f"{path}, line {line}", f"must have {expected} fields, as many as line 1", found
+
+
+@dataclass(frozen=True, slots=True)
+class SklearnTable:
+    """A table that scikit-learn brings along: breast_cancer, wine, digits or diabetes, with the column `target`."""
+
+    name: str
+
+    def digest(self) -> str:
+        """Over the bytes of its files."""
+        return digest_files(bundled.paths_of(self.name))
+
+    def read(self) -> pd.DataFrame:
+        """The columns as scikit-learn names them; diabetes as measured, not scaled; classes by name."""
+        return bundled.read(self.name)
+
+
+def _checked(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """With text names and rows counted from 0.
+
+    Raises:
+        DataError: no rows, or two columns of one name.
+    """
+    names = [str(name) for name in frame.columns]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(Fault(where, "has columns of the same name: names must be unique", ", ".join(repeated)))
+    if not len(frame):
+        raise DataError(Fault(where, "has columns but no rows"))
+    return frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

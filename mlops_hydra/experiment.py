@@ -1,0 +1,369 @@
+"""The story of one run: check, identify, load, build, fit, export, evaluate, judge, package, record.
+
+Everything before `tracked_experiment` only reads; side effects begin there.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from mlops_hydra.config.check import as_tree, checked
+from mlops_hydra.config.compose import to_yaml
+from mlops_hydra.config.objective import Objective, resolve_objective
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.targets import as_function, build
+from mlops_hydra.data.sources import open_source
+from mlops_hydra.data.splits import Splits, Table
+from mlops_hydra.errors import EXIT_CODES
+from mlops_hydra.evaluation.evaluate import Predicted, evaluate
+from mlops_hydra.evaluation.gates import Verdict, judge, overall
+from mlops_hydra.evaluation.latency import measure_latency
+from mlops_hydra.evaluation.metrics import EpochMetrics, user_metrics
+from mlops_hydra.evaluation.plots import write_plots
+from mlops_hydra.packaging import files
+from mlops_hydra.packaging.predictor import PredictionGraph, Predictor
+from mlops_hydra.tracking.folders import RESULT, publish_result, write_json_atomic
+from mlops_hydra.tracking.lineage import Lineage, identify
+from mlops_hydra.tracking.run import Run, tracked_experiment
+from mlops_hydra.training.batches import Batches, TensorBatches
+from mlops_hydra.training.build import Workbench, build_workbench
+from mlops_hydra.training.device import refuse_distributed, resolve_device
+from mlops_hydra.training.loop import FitResult, fit, predict
+from mlops_hydra.training.observers import Observer, Training, check_observer
+from mlops_hydra.training.progress import PlainProgress, make_progress
+from mlops_hydra.training.seeding import derive_seed, reproducible, set_all_seeds
+
+_LATENCY_CALLS: Final = 200
+_LATENCY_SECONDS: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came out. Metric names are `<split>/<metric>`, without a split where there is none."""
+
+    fingerprint: str
+    run_id: str | None
+    status: Literal["new"]
+    lineage: Lineage
+    metrics: Mapping[str, float]
+    gates: tuple[Verdict, ...]
+    verdict: Literal["passed", "failed", "undecided"]
+    objective: Objective
+    best_epoch: int
+    num_epochs: int
+    folder: Path
+    warnings: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 3 failed, 4 undecided."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def objective_value(self) -> float:
+        """The objective on validation, at the best epoch."""
+        return self.metrics[f"val/{self.objective.metric}"]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `result.json` holds."""
+        return {
+            "fingerprint": self.fingerprint,
+            "run_id": self.run_id,
+            "status": self.status,
+            "lineage": asdict(self.lineage),
+            "metrics": dict(self.metrics),
+            "intervals": {},
+            "gates": [asdict(verdict) for verdict in self.gates],
+            "verdict": self.verdict,
+            "objective": {**asdict(self.objective), "value": self.objective_value},
+        }
+
+
+def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
+    """Train, judge and record one experiment.
+
+    Raises:
+        RequestError: the configuration or the data is wrong; nothing was trained.
+        TrainingError: training could not go on; the run is recorded as FAILED.
+        TrackingError: `output_dir` cannot be written to.
+    """
+    console = console or Console()
+    config = _checked(config)
+    refuse_distributed()
+    device = resolve_device(config.trainer.device)
+    source = open_source(config.data)
+    lineage = identify(config, source)
+    with tracked_experiment(config, lineage) as tracked, _setting(config, tracked.folder) as log:
+        splits = source.load()
+        _tell(splits.warnings, console)
+        objective = resolve_objective(config.objective, splits.task)
+        bench = build_workbench(config, splits, objective, device)
+        fitted = _fit(config, splits, bench, objective, [*_observers(config, console, log), _Recorder(tracked)])
+        graph = _export(bench, splits)
+        predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
+        verdicts = judge(config.gates, metrics, task=splits.task, objective=objective)
+        result = _conclude(config, tracked, fitted, objective, metrics, verdicts, splits.warnings)
+        _package(config, tracked.folder, splits, graph, predicted, verdicts)
+        _draw(tracked.folder, splits, fitted, predicted["test"], objective)
+        _record(tracked, result, fitted)
+    return _publish(result, tracked)
+
+
+def _checked(config: ExperimentConfig) -> ExperimentConfig:
+    """The same config, checked again: one made by hand is held to the same rules as a composed one."""
+    again = checked(as_tree(config))
+    again._origin = config.origin
+    return again
+
+
+@contextmanager
+def _setting(config: ExperimentConfig, folder: Path) -> Iterator[Console]:
+    """Seeds, threads and algorithms for the time of the run, and its log file."""
+    trainer = config.trainer
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("mlops_hydra")
+    package.addHandler(handler)
+    try:
+        with (
+            (folder / "run.log").open("a", encoding="utf-8") as file,
+            reproducible(deterministic=trainer.deterministic, num_threads=trainer.num_threads),
+        ):
+            set_all_seeds(config.seed)
+            yield Console(file=file, width=200)
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+def _tell(warnings: tuple[str, ...], console: Console) -> None:
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        logger.warning(warning)
+
+
+def _observers(config: ExperimentConfig, console: Console, log: Console) -> list[object]:
+    own = {name: build(target) for name, target in config.callbacks.items()}
+    for name, observer in own.items():
+        check_observer(name, observer)
+    return [*own.values(), make_progress(config.progress, console), PlainProgress(log)]
+
+
+class _Recorder(Observer):
+    """Sends each epoch's numbers, and files that observers logged, to the record of the run; hears last."""
+
+    def __init__(self, tracked: Run) -> None:
+        self._tracked = tracked
+
+    def on_epoch_end(self, training: Training) -> None:
+        """Record and forget."""
+        self._tracked.log_metrics(training.metrics, step=training.epoch)
+        while training.artifacts:
+            self._tracked.log_artifact(training.artifacts.pop(0))
+
+
+def _fit(
+    config: ExperimentConfig, splits: Splits, bench: Workbench, objective: Objective, observers: list[object]
+) -> FitResult:
+    measure = _measure(config, splits, bench, objective)
+    set_all_seeds(derive_seed(config.seed, "fit"))
+    return fit(
+        bench.learner,
+        bench.train,
+        bench.val,
+        settings=config.trainer,
+        objective=objective,
+        measure=measure,
+        observers=observers,
+    )
+
+
+def _measure(
+    config: ExperimentConfig, splits: Splits, bench: Workbench, objective: Objective
+) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """What is measured after each epoch: the cheap metrics, and the objective if it is the user's own."""
+    cheap = EpochMetrics(splits.task, len(splits.classes), objective.metric, bench.scale.deviation)
+    own = {name: as_function(config.metrics[name]) for name in config.metrics if name == objective.metric}
+    if not own:
+        return cheap
+    graph = _export(bench, splits)
+
+    def with_own(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        split = _as_predicted(outputs, targets, graph, splits)
+        return cheap(outputs, targets) | user_metrics(own, split.targets, split.predictions, splits.task)
+
+    return with_own
+
+
+def _export(bench: Workbench, splits: Splits) -> PredictionGraph:
+    return PredictionGraph(bench.network, features=bench.features, task=splits.task, scale=bench.scale)
+
+
+def _as_predicted(outputs: Tensor, targets: Tensor, graph: PredictionGraph, splits: Splits) -> Predicted:
+    """Outputs and targets as the model sees them -> arrays in the target's units."""
+    outputs, targets = outputs.cpu(), targets.cpu()
+    graph_device = graph.target_mean.device
+    predictions = graph.finish(outputs.to(graph_device)).cpu().numpy()
+    if splits.task == "regression":
+        actual = targets.reshape(-1).double() * graph.target_deviation.cpu() + graph.target_mean.cpu()
+        return Predicted(actual.numpy(), predictions)
+    return Predicted(targets.numpy(), predictions)
+
+
+def _evaluate(
+    config: ExperimentConfig, splits: Splits, bench: Workbench, graph: PredictionGraph, fitted: FitResult
+) -> tuple[dict[str, Predicted], dict[str, float]]:
+    """Predictions on validation and test, and every number that is recorded of the run."""
+    model = bench.learner.model
+    predicted = {
+        name: _as_predicted(*predict(model, batches), graph, splits)
+        for name, batches in (("val", bench.val), ("test", bench.test))
+    }
+    predicted = {name: _with_raw_targets(split, splits, name) for name, split in predicted.items()}
+    functions = {name: as_function(target) for name, target in config.metrics.items()}
+    metrics = evaluate(
+        predicted, _train_targets(splits, bench), task=splits.task, num_classes=len(splits.classes), functions=functions
+    )
+    best = fitted.history[fitted.best_epoch - 1]
+    metrics |= {name: value for name, value in best.items() if name != "epoch"}
+    calls = _one_row(splits, bench, graph.cpu())
+    return predicted, metrics | measure_latency(calls, repeats=_LATENCY_CALLS, budget_seconds=_LATENCY_SECONDS)
+
+
+def _with_raw_targets(split: Predicted, splits: Splits, name: str) -> Predicted:
+    """Targets as they came, where they are known, rather than scaled to float32 and back."""
+    known = splits.targets(name)
+    return split if known is None else Predicted(known, split.predictions)
+
+
+def _train_targets(splits: Splits, bench: Workbench) -> NDArray[Any]:
+    known = splits.targets("train")
+    if known is not None:
+        return known
+    targets = [_targets_of(batch, bench.train).cpu() for batch in bench.train.epoch(0)]
+    return torch.cat(targets).reshape(-1).numpy()
+
+
+def _targets_of(batch: Any, batches: Batches) -> Tensor:
+    """The targets of a batch, without running the model."""
+    _, targets = batches.forward(_NoModel(), batch)
+    return targets
+
+
+class _NoModel(torch.nn.Module):
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Nothing."""
+        return torch.empty(0)
+
+
+def _one_row(splits: Splits, bench: Workbench, graph: PredictionGraph) -> Callable[[], object]:
+    """A call that predicts one row, as raw as it comes."""
+    graph.eval()
+    if isinstance(splits.test, Table) and splits.schema is not None:
+        predictor = Predictor(graph, splits.schema)
+        row = {str(name): [values[0]] for name, values in splits.test.columns().items()}
+        return lambda: predictor.predict(row)
+    batch = next(iter(bench.test.epoch(0)))
+    model = bench.learner.model.cpu()
+    one = _first_row(batch[:-1] if isinstance(bench.test, TensorBatches) else batch)
+    return lambda: bench.test.forward(model, one)
+
+
+def _first_row(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[:1].cpu()
+    if isinstance(batch, Mapping):
+        return {key: _first_row(value) for key, value in batch.items()}
+    return tuple(_first_row(value) for value in batch) if isinstance(batch, tuple | list) else batch
+
+
+def _conclude(
+    config: ExperimentConfig,
+    tracked: Run,
+    fitted: FitResult,
+    objective: Objective,
+    metrics: Mapping[str, float],
+    verdicts: tuple[Verdict, ...],
+    warnings: tuple[str, ...],
+) -> Result:
+    return Result(
+        fingerprint=config.fingerprint,
+        run_id=None,
+        status="new",
+        lineage=tracked.lineage,
+        metrics=metrics,
+        gates=verdicts,
+        verdict=overall(verdicts),
+        objective=objective,
+        best_epoch=fitted.best_epoch,
+        num_epochs=len(fitted.history),
+        folder=tracked.folder,
+        warnings=warnings,
+    )
+
+
+def _package(
+    config: ExperimentConfig,
+    folder: Path,
+    splits: Splits,
+    graph: PredictionGraph,
+    predicted: Mapping[str, Predicted],
+    verdicts: tuple[Verdict, ...],
+) -> None:
+    files.write_text(folder / files.CONFIG, to_yaml(config))
+    files.write_weights(folder, graph)
+    if splits.schema is not None:
+        files.write_schema(folder, splits.schema)
+    rows = {name: _rows(splits, name, len(split.targets)) for name, split in predicted.items()}
+    files.write_predictions(folder, predicted, rows, splits.classes)
+    files.write_verdicts(folder, verdicts)
+
+
+def _rows(splits: Splits, name: str, num_rows: int) -> NDArray[Any]:
+    split = splits[name]
+    return split.rows if isinstance(split, Table) else np.arange(num_rows)
+
+
+def _draw(folder: Path, splits: Splits, fitted: FitResult, test: Predicted, objective: Objective) -> None:
+    (folder / "plots").mkdir()
+    write_plots(
+        folder / "plots",
+        history=fitted.history,
+        task=splits.task,
+        classes=splits.classes,
+        targets=test.targets,
+        predictions=test.predictions,
+        objective=objective,
+    )
+
+
+def _record(tracked: Run, result: Result, fitted: FitResult) -> None:
+    already = fitted.history[fitted.best_epoch - 1]
+    final = {name: value for name, value in result.metrics.items() if name not in already}
+    tracked.log_metrics(final, step=result.best_epoch)
+    tracked.set_tags({"verdict": result.verdict, "objective": str(result.objective), "best_epoch": result.best_epoch})
+    names = (files.CONFIG, files.WEIGHTS, files.SCHEMA, files.PREDICTIONS, files.VERDICTS, "plots", "run.log")
+    for path in (tracked.folder / name for name in names):
+        if path.exists():
+            tracked.log_artifact(path)
+
+
+def _publish(result: Result, tracked: Run) -> Result:
+    """`result.json`, written last: MLflow's id of the run is known only now."""
+    from dataclasses import replace
+
+    result = replace(result, run_id=tracked.run_id)
+    write_json_atomic(tracked.folder / RESULT, result.as_json())
+    publish_result(tracked.folder)
+    return result

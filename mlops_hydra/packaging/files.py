@@ -1,0 +1,80 @@
+"""The files that a run leaves in its folder: weights, schema, predictions, verdicts, the composed config."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
+from mlops_hydra.errors import TrackingError
+from mlops_hydra.evaluation.evaluate import Predicted
+from mlops_hydra.evaluation.gates import Verdict
+from mlops_hydra.tracking.folders import write_json_atomic
+
+CONFIG: Final = "config.yaml"
+WEIGHTS: Final = "weights.safetensors"
+SCHEMA: Final = "schema.json"
+PREDICTIONS: Final = "predictions.parquet"
+VERDICTS: Final = "verdicts.json"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Raises TrackingError when the disk does not take it."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TrackingError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def write_weights(folder: Path, graph: nn.Module) -> Path:
+    """Parameters and buffers of the whole graph as safetensors: data only, nothing that could run."""
+    from safetensors.torch import save_model
+
+    save_model(graph, str(folder / WEIGHTS))
+    return folder / WEIGHTS
+
+
+def write_schema(folder: Path, schema: FeatureSchema) -> Path:
+    """What encodes a raw row."""
+    return write_text(folder / SCHEMA, schema.to_json())
+
+
+def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> Path:
+    """Each gate with its evidence."""
+    write_json_atomic(folder / VERDICTS, {"gates": [asdict(verdict) for verdict in verdicts]})
+    return folder / VERDICTS
+
+
+def write_predictions(
+    folder: Path,
+    splits: Mapping[str, Predicted],
+    rows: Mapping[str, NDArray[Any]],
+    classes: Sequence[ClassLabel],
+) -> Path:
+    """One line a row: split, row number in the source, target, prediction, and for classes their probabilities.
+
+    With it gates can be judged again without the model. Labels are text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for name, split in splits.items():
+        columns: dict[str, Any] = {"split": [name] * len(split.targets), "row": rows[name]}
+        if classes:
+            labels = np.array([str(label) for label in classes], dtype=object)
+            columns |= {"target": labels[split.targets], "prediction": labels[split.predictions.argmax(axis=1)]}
+            columns |= {f"p_{label}": split.predictions[:, code] for code, label in enumerate(labels)}
+        else:
+            columns |= {"target": split.targets, "prediction": split.predictions}
+        parts.append(pa.table(columns))
+    try:
+        pq.write_table(pa.concat_tables(parts), folder / PREDICTIONS)
+    except OSError as error:
+        raise TrackingError(f"{folder / PREDICTIONS}: cannot be written: {error.strerror}") from error
+    return folder / PREDICTIONS

@@ -1,0 +1,108 @@
+"""What a person reads at the end: of one run, of many, of a request that is wrong."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlops_hydra.errors import Fault
+
+if TYPE_CHECKING:
+    from mlops_hydra.experiment import Result
+
+_STYLES: Final = {"passed": "green", "failed": "red", "undecided": "yellow"}
+
+
+def print_result(result: "Result", uri: str, console: Console) -> None:
+    """Fingerprint, metrics beside the baseline's, each gate with its verdict, and where to look."""
+    style = _STYLES[result.verdict]
+    epochs = f"best epoch {result.best_epoch} of {result.num_epochs}"
+    head = f"\n[bold]{result.fingerprint}[/bold]  [{style}]{result.verdict}[/{style}]  ({epochs}, {result.objective})"
+    console.print(head, highlight=False)
+    console.print(_metrics_table(result.metrics))
+    if result.gates:
+        console.print(_gates_table(result))
+    console.print(f"files   {escape(str(result.folder))}", highlight=False, soft_wrap=True)
+    where = f"run {result.run_id} in {uri}" if result.run_id else "not delivered; the record waits in the folder above"
+    console.print(f"mlflow  {escape(where)}", highlight=False, soft_wrap=True)
+
+
+def _metrics_table(metrics: Mapping[str, float]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "test", "val", "baseline"):
+        table.add_column(column, justify="left" if not column else "right")
+    names = [name.removeprefix("test/") for name in metrics if name.startswith("test/")]
+    for name in names:
+        table.add_row(name, *(_number(metrics.get(f"{split}/{name}")) for split in ("test", "val", "baseline")))
+    for name in (name for name in metrics if "/" not in name):
+        table.add_row(name, _number(metrics[name]))
+    return table
+
+
+def _gates_table(result: "Result") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("gate", "verdict", "reason"):
+        table.add_column(column)
+    for gate in result.gates:
+        style = _STYLES[gate.verdict]
+        table.add_row(escape(gate.name), f"[{style}]{gate.verdict}[/{style}]", escape(gate.reason))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def print_faults(faults: Sequence[Fault], console: Console) -> None:
+    """Every fault on a line of its own, with what may be meant."""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    console.print(f"[red]The request is wrong[/red] ({count}):", highlight=False)
+    for fault in faults:
+        text = escape(str(fault)).replace(escape(fault.path), f"[bold]{escape(fault.path)}[/bold]", 1)
+        console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+
+def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A line for each configuration: mean and deviation over its seeds and folds."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("configuration", "n", "objective", "val", "test", "verdicts", "fingerprints"):
+        table.add_column(column, justify="right" if column in ("n", "val", "test") else "left")
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for job in jobs:
+        groups.setdefault((_without_repeats(job["overrides"]), job.get("objective") or ""), []).append(job)
+    for (overrides, objective), members in groups.items():
+        done = [job for job in members if "error" not in job]
+        verdicts = ", ".join(_count(members, word) for word in (*_STYLES, "error") if _count(members, word))
+        table.add_row(
+            escape(overrides or "(defaults)"),
+            str(len(done)),
+            objective,
+            _spread([job["val"] for job in done]),
+            _spread([job["test"] for job in done]),
+            verdicts,
+            " ".join(job["fingerprint"] for job in done),
+        )
+    console.print(table)
+
+
+def _without_repeats(overrides: Sequence[str]) -> str:
+    """The overrides but those that only repeat a configuration: seeds and folds."""
+    repeats = ("seed", "data.split.seed", "data.split.fold")
+    return " ".join(text for text in overrides if text.lstrip("+").partition("=")[0] not in repeats)
+
+
+def _count(jobs: Sequence[Mapping[str, Any]], word: str) -> str:
+    number = sum(word in (job.get("verdict"), *job) for job in jobs)
+    return f"{number} {word}" if number else ""
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "-"
+    if len(numbers) == 1:
+        return f"{numbers[0]:.4f}"
+    return f"{statistics.mean(numbers):.4f} ± {statistics.stdev(numbers):.4f}"

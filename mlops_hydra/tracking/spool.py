@@ -1,0 +1,103 @@
+"""Everything that a run records, in order, in one file that outlives the process: `spool.jsonl`.
+
+MLflow is fed from this file (`delivery.py`), so training waits for no server, and what a server missed can be sent
+again: times and steps are fixed when a line is written, which makes sending twice the same as sending once.
+
+One JSON object a line, `kind` first; `time` in milliseconds since 1970:
+
+    {"kind": "start", "id", "experiment", "run_name", "time", "tags", "description"}
+    {"kind": "params", "values": {name: text}}
+    {"kind": "metrics", "step", "time", "values": {name: number, or "nan", "inf", "-inf"}}
+    {"kind": "tags", "values": {name: text}}
+    {"kind": "artifact", "path": relative to the run folder, "to": folder among MLflow's artifacts, "" its root}
+    {"kind": "end", "status": "FINISHED", "FAILED" or "KILLED", "time"}
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from mlops_hydra.errors import TrackingError
+
+SPOOL: Final = "spool.jsonl"
+Record = dict[str, Any]
+
+
+class Spool:
+    """The writing end. A line is with the operating system when `append` returns; threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._torn = _ends_torn(path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Write one line.
+
+        Raises:
+            TrackingError: the run has ended, or the disk does not take the line.
+        """
+        line = json.dumps({"kind": kind, **fields}, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            if self._file.closed:
+                raise TrackingError(f"{self.path}: the run has ended; nothing can be added to its record")
+            try:
+                self._write(line)
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def _write(self, line: bytes) -> None:
+        line = b"\n" + line if self._torn else line
+        self._torn = True  # until the whole line is out: a full disk takes a part of it
+        while line:
+            line = line[self._file.write(line) :]
+        self._torn = False
+
+    def close(self) -> None:
+        """No line can be added afterwards."""
+        with self._lock:
+            self._file.close()
+
+    def _unwritable(self, error: OSError) -> TrackingError:
+        return TrackingError(f"{self.path}: the record of the run cannot be written: {error.strerror}")
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        if file.tell() == 0:
+            return False
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
+
+
+def read_spool(path: Path, offset: int = 0) -> tuple[list[Record], int]:
+    """The complete records from byte `offset` on, and the offset after them.
+
+    A last line without its end is still being written, or was torn by a crash: it is left for the next call. A torn
+    line in the middle is skipped.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read()
+    whole = block[: block.rfind(b"\n") + 1]
+    return [record for line in whole.split(b"\n") if (record := _parse(line)) is not None], offset + len(whole)
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "kind" in record else None
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,133 @@
+"""The store that MLflow writes to: which one, made once, and spoken to without waiting for ever.
+
+Everything that MLflow reads from the process (environment variables, loggers, warnings) is set here. Which records go
+there is `sender.py`, when is `delivery.py`.
+"""
+
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+LOCK_SECONDS: Final = 120  # longest wait for another process that creates the store
+LOCAL: Final = "local"  # the option of the group `tracking` that stands for no choice
+_SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?!:memory:)(?P<path>[^?]+)")
+_SUPPORTED: Final = re.compile(rf"https?://|databricks|(postgresql|mysql|mssql)(\+\w+)?://|{_SQLITE.pattern}")
+_REMOTE: Final = ("http://", "https://", "databricks")
+_GIVEN: Final = re.compile(r"\+{0,2}tracking[.=@]")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def tracking_uri(config: ExperimentConfig) -> tuple[str, str]:
+    """The tracking URI of a run, and what named it: `MLFLOW_TRACKING_URI`, an override, or `tracking=<choice>`.
+
+    Raises:
+        ConfigError: MLflow has no store of this kind.
+    """
+    overrides = [text.lstrip("+") for text in config.origin.overrides if _GIVEN.match(text)]
+    choice = dict(config.origin.choices).get("tracking", LOCAL)
+    from_environment = os.environ.get(URI_VARIABLE)
+    if from_environment and not overrides and choice == LOCAL:
+        return _supported(from_environment, URI_VARIABLE), URI_VARIABLE
+    uri = _supported(config.tracking.uri, "tracking.uri")
+    return uri, "tracking.uri" if any(text.startswith("tracking.uri=") for text in overrides) else f"tracking={choice}"
+
+
+def _supported(uri: str, path: str) -> str:
+    if not _SUPPORTED.match(uri):
+        rule = "must be a server, http://..., or a database, such as sqlite:///FILE or postgresql://..."
+        raise ConfigError(Fault(path, rule, redacted(uri)))
+    return uri
+
+
+def redacted(text: str) -> str:
+    """`text` without the user names and passwords of URIs in it."""
+    return _CREDENTIALS.sub("***", text)
+
+
+def anchored(uri: str) -> str:
+    """`uri` with the path of a SQLite file made absolute: a script may change its directory."""
+    found = _SQLITE.match(uri)
+    if found is None:
+        return uri
+    start, end = found.span("path")
+    return f"{uri[:start]}{Path(found['path']).absolute()}{uri[end:]}"
+
+
+def artifact_location(uri: str, output_dir: str | Path) -> str | None:
+    """Where artifacts of a local store go; None where a server decides."""
+    return None if uri.startswith(_REMOTE) else (Path(output_dir) / "artifacts").absolute().as_uri()
+
+
+def create_store(uri: str) -> None:
+    """Make the SQLite store of `uri` if there is none yet; processes that start together make one.
+
+    Migrations take 3-8 s and fail when two processes run them at once, so they run on a scratch file that only
+    appears under its name when it is complete.
+    """
+    found = _SQLITE.match(uri)
+    if found is None or (path := Path(found["path"])).exists():
+        return
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+        if path.exists():
+            return
+        logger.info("Creating the MLflow store (once)")
+        partial = path.with_name(f".{path.name}.partial")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            made = Path(scratch) / path.name
+            open_client(f"sqlite:///{made}").search_experiments(max_results=1)
+            shutil.copyfile(made, partial)
+        partial.replace(path)
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client of the store at `uri`; imports MLflow (1-3 s)."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of each new store
+    # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; where warnings are errors, nothing would be recorded
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy|alembic)\b")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def bounded_requests(timeout_seconds: float) -> Iterator[None]:
+    """MLflow's requests inside wait `timeout_seconds` at most and are tried once; by default they take up to 247 s.
+
+    MLflow reads this from the environment at each request and offers no other way.
+    """
+    ours = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_seconds)),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

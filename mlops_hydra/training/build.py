@@ -1,0 +1,284 @@
+"""From a configuration and its data to objects that can be trained.
+
+What a `_target_` gets from here, if its signature names it: models `in_features` or `in_shape`, and `out_features`;
+optimizers `params`; schedulers `optimizer` and `total_steps`; losses `class_counts`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, TensorDataset
+
+from mlops_hydra.config.check import PLATEAU
+from mlops_hydra.config.frozen import Target
+from mlops_hydra.config.objective import Objective
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.targets import as_function, build, names_parameter, parameters_of, resolve
+from mlops_hydra.data.encoding import encode
+from mlops_hydra.data.features import FeatureTransform
+from mlops_hydra.data.splits import Splits, Table
+from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError
+from mlops_hydra.training.batches import Batches, LoaderBatches, TensorBatches
+from mlops_hydra.training.loop import Learner
+from mlops_hydra.training.scale import TargetScale
+
+_PREDICTED_ROWS: Final = 4096  # rows a batch where nothing is learnt
+_FUSED_ON: Final = frozenset({"cpu", "cuda", "mps"})
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """All that `fit` and what comes after it need."""
+
+    learner: Learner
+    network: nn.Module
+    features: FeatureTransform | None
+    scale: TargetScale
+    train: Batches
+    val: Batches
+    test: Batches
+
+
+class Embedded(nn.Module):
+    """The part of features and model that learns, for rows that were prepared beforehand."""
+
+    def __init__(self, features: FeatureTransform, network: nn.Module) -> None:
+        super().__init__()
+        self.features, self.network = features, network
+
+    def forward(self, dense: Tensor, codes: Tensor) -> Tensor:
+        """Prepared rows float32 `[n, w]`, int64 `[n, k]` -> outputs."""
+        outputs: Tensor = self.network(self.features.assemble(dense, codes))
+        return outputs
+
+
+def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objective, device: torch.device) -> Workbench:
+    """Build everything on `device`.
+
+    Raises:
+        ConfigError: a constructor refuses its arguments, or the pieces do not fit together.
+    """
+    train_targets = splits.targets("train")
+    is_table = isinstance(splits.train, Table)
+    regression = splits.task == "regression"
+    scale = TargetScale.fit(train_targets) if regression and is_table and train_targets is not None else TargetScale()
+    features = _fit_features(config, splits)
+    network = _build_model(config.model, splits, features).to(device)
+    model = network
+    if features is not None:
+        features = features.to(device)
+        model = Embedded(features, network) if features.has_embeddings else network
+    batches = {name: _batches(config, splits, name, features, scale, device) for name in ("train", "val", "test")}
+    _probe(model, batches["val"], _out_features(splits), config.model)
+    optimizer = _build_optimizer(config.optimizer, model, device)
+    scheduler, each_step = _build_scheduler(config, optimizer, objective, batches["train"])
+    loss = _build_loss(config, splits).to(device)
+    step = as_function(config.trainer.step) if config.trainer.step else None
+    learner = Learner(model, optimizer, loss, scheduler, each_step, step)
+    return Workbench(learner, network, features, scale, **batches)
+
+
+def _fit_features(config: ExperimentConfig, splits: Splits) -> FeatureTransform | None:
+    if splits.schema is None or not isinstance(splits.train, Table):
+        return None
+    shape = splits.schema.image_shape if names_parameter(config.model, "in_shape") else None
+    encoded = encode(splits.train.columns(), splits.schema)
+    try:
+        return FeatureTransform.fit(encoded, splits.schema, config.data.encoding, shape)
+    except ValueError as error:
+        raise ConfigError(Fault("data.image_shape", str(error))) from error
+
+
+def _out_features(splits: Splits) -> int:
+    return 1 if splits.task == "regression" else len(splits.classes)
+
+
+def _build_model(target: Target, splits: Splits, features: FeatureTransform | None) -> nn.Module:
+    offers: dict[str, Any] = {"out_features": _out_features(splits)}
+    shape = _sample_shape(splits) if features is None else features.shape
+    if shape is not None:
+        offers["in_shape"] = tuple(shape)
+    if features is not None:
+        offers["in_features"] = features.in_features
+    elif shape is not None:
+        offers["in_features"] = math.prod(shape)
+    for name, rule in (
+        ("in_shape", "needs images: set data.image_shape=[channels,height,width], or choose another model"),
+        ("in_features", "needs in_features, which only tables and tensors have"),
+    ):
+        if name not in offers and _requires(target, name):
+            raise ConfigError(Fault("model", f"{target.path} {rule}"))
+    model = build(target, offers)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(Fault("model", f"{target.path} gives a {type(model).__name__}, needed is a torch.nn.Module"))
+    return model
+
+
+def _requires(target: Target, name: str) -> bool:
+    parameters = parameters_of(resolve(target.path)) or []
+    return name not in target.args and any(p.name == name and p.default is p.empty for p in parameters)
+
+
+def _sample_shape(splits: Splits) -> tuple[int, ...] | None:
+    """Shape of one input of a Dataset; None where an item is a mapping or holds no array."""
+    if isinstance(splits.train, Table):
+        return None
+    dataset: Any = splits.train
+    item = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
+    first: Any = item[0] if isinstance(item, list | tuple) and item else None
+    return tuple(first.shape) if hasattr(first, "shape") else None
+
+
+def _batches(
+    config: ExperimentConfig,
+    splits: Splits,
+    name: str,
+    features: FeatureTransform | None,
+    scale: TargetScale,
+    device: torch.device,
+) -> Batches:
+    split, training = splits[name], name == "train"
+    size = config.trainer.batch_size if training else max(_PREDICTED_ROWS, config.trainer.batch_size)
+    seed = config.seed if training else None
+    if isinstance(split, Table):
+        assert features is not None, "tables have features"
+        inputs = tuple(tensor.to(device) for tensor in _prepared(split, splits, features))
+        targets = _target_tensor(split.targets, splits, scale).to(device)
+        return TensorBatches(inputs, targets, size, seed)
+    if isinstance(split, TensorDataset):
+        *inputs_of, last = split.tensors
+        if last.is_floating_point():
+            last = last.float().reshape(-1, 1)
+        return TensorBatches(tuple(tensor.to(device) for tensor in inputs_of), last.to(device), size, seed)
+    return LoaderBatches(
+        split,
+        batch_size=config.trainer.batch_size,
+        seed=config.seed,
+        shuffle=training,
+        num_workers=config.data.num_workers,
+        device=device,
+        target=config.data.target,
+    )
+
+
+@torch.no_grad()
+def _prepared(split: Table, splits: Splits, features: FeatureTransform) -> tuple[Tensor, ...]:
+    """What the trained module is called with: everything that is not learnt is done once, here."""
+    assert splits.schema is not None, "tables have a schema"
+    encoded = encode(split.columns(), splits.schema)
+    device = features.impute.device
+    dense, codes = features.prepare(
+        torch.from_numpy(encoded.numeric).to(device), torch.from_numpy(encoded.codes).to(device)
+    )
+    return (dense, codes) if features.has_embeddings else (features.assemble(dense, codes),)
+
+
+def _target_tensor(targets: Any, splits: Splits, scale: TargetScale) -> Tensor:
+    return scale.standardised(targets) if splits.task == "regression" else torch.from_numpy(targets)
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, batches: Batches, out_features: int, target: Target) -> None:
+    """Two rows through the model, so that a misfit is told in words and before training.
+
+    Raises:
+        ConfigError: the model fails on them, or gives something of another shape.
+    """
+    if not isinstance(batches, TensorBatches):
+        return
+    rows = tuple(tensor[:2] for tensor in batches.inputs)
+    shapes = ", ".join(str(list(row.shape)) for row in rows)
+    was_training = model.training
+    try:
+        outputs = model.eval()(*rows)
+    except MlopsHydraError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(Fault("model", f"{target.path} fails on rows of shape {shapes}: {message}")) from error
+    finally:
+        model.train(was_training)
+    needed = [len(rows[0]), out_features]
+    got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if got != needed:
+        raise ConfigError(Fault("model", f"{target.path} must give {needed} for rows of shape {shapes}", got))
+
+
+def _build_optimizer(target: Target, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """torch's own optimizers run fused where they can: twice as fast on small models, and the same result."""
+    parameters = list(model.parameters())
+    offers: dict[str, Any] = {"params": parameters}
+    chosen = {"fused", "foreach", "differentiable"} & set(target.args)
+    plain = all(p.is_floating_point() and not p.is_sparse for p in parameters)
+    if target.path.startswith("torch.optim.") and not chosen and plain and device.type in _FUSED_ON:
+        offers["fused"] = True
+    built = build(target, offers)
+    if not isinstance(built, torch.optim.Optimizer):
+        raise ConfigError(Fault("optimizer", f"{target.path} gives no torch.optim.Optimizer", type(built).__name__))
+    return built
+
+
+def _build_scheduler(
+    config: ExperimentConfig, optimizer: torch.optim.Optimizer, objective: Objective, train: Batches
+) -> tuple[Any, bool]:
+    """The scheduler, and whether it moves each step rather than each epoch."""
+    target, settings = config.scheduler, config.trainer
+    if target is None:
+        return None, False
+    counts_steps = names_parameter(target, "total_steps")
+    each_step = counts_steps if settings.scheduler_interval == "auto" else settings.scheduler_interval == "step"
+    if each_step and target.path == PLATEAU:
+        rule = "follows the objective, which is measured once an epoch: use epoch"
+        raise ConfigError(Fault("trainer.scheduler_interval", f"{target.path} {rule}", settings.scheduler_interval))
+    offers: dict[str, Any] = {"optimizer": optimizer}
+    if target.path == PLATEAU:
+        offers["mode"] = "min" if objective.direction == "minimize" else "max"
+    if counts_steps:
+        offers["total_steps"] = _total(config, train, each_step)
+    return build(target, offers), each_step
+
+
+def _total(config: ExperimentConfig, train: Batches, each_step: bool) -> int:
+    """How often the scheduler will move."""
+    settings = config.trainer
+    if settings.steps is not None and each_step:
+        return settings.steps
+    if settings.epochs is not None and not each_step:
+        return settings.epochs
+    if train.num_batches is None:
+        rule = "the length of a stream is not known before it is read: give trainer.steps and trainer.epochs=null"
+        raise ConfigError(Fault("trainer.epochs", f"needed for the scheduler's total_steps; {rule}"))
+    steps_an_epoch = math.ceil(train.num_batches / settings.accumulate)
+    if settings.epochs is not None:
+        return settings.epochs * steps_an_epoch
+    return math.ceil((settings.steps or 0) / steps_an_epoch)
+
+
+def _build_loss(config: ExperimentConfig, splits: Splits) -> Any:
+    """`(outputs, targets) -> scalar` as a module; cross entropy or squared error unless something else is asked for."""
+    if config.trainer.loss is None:
+        return nn.MSELoss() if splits.task == "regression" else nn.CrossEntropyLoss()
+    offers: Mapping[str, Any] = {}
+    targets = splits.targets("train")
+    if splits.task != "regression" and targets is not None:
+        offers = {"class_counts": np.bincount(targets, minlength=len(splits.classes)).tolist()}
+    loss = as_function(config.trainer.loss, offers)
+    return loss if isinstance(loss, nn.Module) else _LossFunction(loss)
+
+
+class _LossFunction(nn.Module):
+    """A function as a module, so that `.to(device)` is the same for both."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs and targets of a batch -> scalar."""
+        loss: Tensor = self.function(outputs, targets)
+        return loss

@@ -1,0 +1,68 @@
+"""Where randomness comes from, and how a process is set up so that it gives the same bits each time.
+
+Every consumer of randomness has a seed of its own, derived from the experiment's by name, so that one that draws more
+numbers moves no other.
+"""
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def set_all_seeds(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices). Repeatable runs need `reproducible` as well."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A seed in [0, 2**63) for one consumer: `derive_seed(0, "order", epoch)`."""
+    text = ":".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def reproducible(*, deterministic: bool, num_threads: int | None) -> Iterator[None]:
+    """Within the block only deterministic algorithms are used, and `num_threads` CPU threads an operation.
+
+    The number of threads is part of it: it decides the order in which sums are made.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    debugging: Any = torch.utils.deterministic
+    fill = debugging.fill_uninitialized_memory
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+        debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
+        torch.backends.cudnn.benchmark = False
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.backends.cudnn.benchmark = before[2]
+        debugging.fill_uninitialized_memory = fill
+
+
+class RandomState:
+    """Python's, NumPy's and torch's CPU generators as one value that can be swapped in and out."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy = np.random.get_state()
+        self._torch = torch.get_rng_state()
+
+    def restore(self) -> None:
+        """Make the generators continue from here."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)

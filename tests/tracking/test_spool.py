@@ -1,0 +1,91 @@
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_hydra.errors import TrackingError
+from mlops_hydra.tracking.spool import Spool, read_spool
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.jsonl"
+
+
+def write(path: Path, *steps: int) -> None:
+    spool = Spool(path)
+    for step in steps:
+        spool.append("metrics", step=step, values={"größe": 0.1})
+    spool.close()
+
+
+def steps_in(path: Path) -> list[int]:
+    return [record["step"] for record in read_spool(path)[0]]
+
+
+@given(values=st.dictionaries(st.text(), st.text()))
+def test_what_was_appended_is_read_back(tmp_path_factory: pytest.TempPathFactory, values):
+    path = tmp_path_factory.mktemp("spool") / "spool.jsonl"
+    spool = Spool(path)
+    spool.append("tags", values=values)
+    spool.close()
+    assert read_spool(path)[0] == [{"kind": "tags", "values": values}]
+
+
+def test_a_line_can_be_read_as_soon_as_append_returns(path: Path):
+    spool = Spool(path)
+    spool.append("tags", values={})
+    assert len(read_spool(path)[0]) == 1
+    spool.close()
+
+
+def test_reading_goes_on_where_it_ended(path: Path):
+    write(path, 1, 2)
+    _, offset = read_spool(path)
+    assert read_spool(path, offset) == ([], offset)
+    write(path, 3)
+    assert [record["step"] for record in read_spool(path, offset)[0]] == [3]
+
+
+def test_wherever_a_crash_tears_the_last_line_all_lines_before_it_are_read(path: Path):
+    write(path, 1, 2, 3)
+    whole = path.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(start, len(whole)):
+        path.write_bytes(whole[:end])
+        assert steps_in(path) == [1, 2]
+
+
+def test_a_run_that_goes_on_after_a_torn_line_loses_only_that_line(path: Path):
+    write(path, 1, 2)
+    path.write_bytes(path.read_bytes()[:-5])
+    write(path, 3)
+    assert steps_in(path) == [1, 3]
+
+
+def test_threads_never_mix_their_lines(path: Path):
+    spool = Spool(path)
+    workers = [threading.Thread(target=lambda: [spool.append("tags", values={"a": "b" * 500}) for _ in range(100)])] * 1
+    workers += [threading.Thread(target=lambda: [spool.append("tags", values={"c": "d"}) for _ in range(100)])]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    spool.close()
+    assert len(read_spool(path)[0]) == 200
+
+
+def test_nothing_can_be_added_once_the_run_has_ended(path: Path):
+    spool = Spool(path)
+    spool.close()
+    with pytest.raises(TrackingError, match="has ended"):
+        spool.append("tags", values={})
+
+
+def test_a_full_disk_is_a_tracking_error_that_names_the_file():
+    spool = Spool(Path("/dev/full"))
+    with pytest.raises(TrackingError, match=r"/dev/full: the record of the run cannot be written: No space left"):
+        spool.append("tags", values={})
+    spool.close()
