@@ -5,6 +5,7 @@ Single runs are composed by `config.compose`; `hydra.main` serves multirun, --cf
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # the directory it is called from is importable
+    _listen()
     try:
         command = _COMMANDS.get(argv[0], train) if argv else train
         return command(argv if command is train else argv[1:])
@@ -73,7 +76,7 @@ def check(argv: Sequence[str]) -> int:
     from mlops_hydra.config.compose import compose_from
     from mlops_hydra.config.fingerprint import neutral_values
     from mlops_hydra.tracking.lineage import identify
-    from mlops_hydra.tracking.store import tracking_uri
+    from mlops_hydra.tracking.store import redacted, tracking_uri
 
     console = Console()
     config = compose_from(overrides, roots)
@@ -84,11 +87,12 @@ def check(argv: Sequence[str]) -> int:
         "fingerprint": config.fingerprint,
         "lineage": f"{lineage.digest} ({digests})",
         "would": f"train a new run in {Path(config.output_dir) / 'runs' / config.fingerprint / lineage.digest}",
-        "tracking": f"{uri} ({reason})",
-        "neutral": ", ".join(f"{path}={_short(value)}" for path, value in neutral_values(config).items()),
+        "tracking": f"{redacted(uri)} ({reason})",
+        "neutral": "not part of the fingerprint:",
     }
-    for name, value in rows.items():
-        console.print(f"{name:<12} {value}", highlight=False, markup=False, soft_wrap=True)
+    lines = [f"{name:<12} {value}" for name, value in rows.items()]
+    lines += [f"{'':<12} {path}={_short(value)}" for path, value in neutral_values(config).items()]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -122,12 +126,12 @@ def _check_words(overrides: Sequence[str]) -> None:
 
 def _train(config: "ExperimentConfig") -> "Result":
     from mlops_hydra.experiment import run
-    from mlops_hydra.tracking.store import tracking_uri
+    from mlops_hydra.tracking.store import redacted, tracking_uri
 
     console = Console()
     uri, reason = tracking_uri(config)
     result = run(config, console=console)
-    print_result(result, f"{uri} ({reason})", console)
+    print_result(result, f"{redacted(uri)} ({reason})", console)
     return result
 
 
@@ -185,18 +189,18 @@ def _hydra(argv: Sequence[str]) -> int:
     return 0
 
 
-def _job(_: Any) -> float:
+def _job(cfg: Any) -> float:
     """One job of a multirun: the objective for the sweeper, NaN if it failed, and a line for the summary."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mlops_hydra.config.compose import config_of
+    from mlops_hydra.config.compose import config_of, origin_of
 
-    composed: Any = HydraConfig.instance().cfg
-    overrides = tuple(composed.hydra.overrides.task)
+    hydra_cfg = HydraConfig.get()
+    overrides = list(hydra_cfg.overrides.task)
     Console().rule(" ".join(overrides) or "(defaults)", align="left", style="dim")
     job: dict[str, Any] = {"overrides": overrides}
     try:
-        result = _train(config_of(composed, overrides))
+        result = _train(config_of(cfg, origin_of(overrides, hydra_cfg.runtime.choices)))
         metric = result.objective.metric
         job |= {"fingerprint": result.fingerprint, "verdict": result.verdict, "objective": metric}
         job |= {split: _finite(result.metrics.get(f"{split}/{metric}")) for split in ("val", "test")}
@@ -230,6 +234,22 @@ def _report(error: Exception) -> int:
         return error.exit_code
     console.print("This is a bug in mlops_hydra or in code of yours that it called.", highlight=False)
     return 1
+
+
+class _LogToTerminal(logging.Handler):
+    """Warnings and announcements of the package, for the person at the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; the console is made anew because a test or a notebook may have moved stderr."""
+        mark = "[yellow]warning:[/yellow] " if record.levelno >= logging.WARNING else ""
+        _stderr().print(mark + escape(record.getMessage()), highlight=False, soft_wrap=True)
+
+
+def _listen() -> None:
+    package = logging.getLogger("mlops_hydra")
+    package.setLevel(logging.INFO)
+    if not any(isinstance(handler, _LogToTerminal) for handler in package.handlers):
+        package.addHandler(_LogToTerminal())
 
 
 def _stderr() -> Console:

@@ -13,6 +13,7 @@ from mlops_hydra.errors import Fault
 if TYPE_CHECKING:
     from mlops_hydra.experiment import Result
 
+_REPEATS: Final = ("seed", "data.split.seed", "data.split.fold")  # overrides that only repeat a configuration
 _STYLES: Final = {"passed": "green", "failed": "red", "undecided": "yellow"}
 
 
@@ -69,29 +70,32 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console) -> None:
     """A line for each configuration: mean and deviation over its seeds and folds."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("configuration", "n", "objective", "val", "test", "verdicts", "fingerprints"):
-        table.add_column(column, justify="right" if column in ("n", "val", "test") else "left")
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for job in jobs:
-        groups.setdefault((_without_repeats(job["overrides"]), job.get("objective") or ""), []).append(job)
-    for (overrides, objective), members in groups.items():
+        number = column in ("n", "val", "test")
+        table.add_column(column, justify="right" if number else "left", no_wrap=column != "configuration")
+    for (overrides, objective), members in _by_configuration(jobs).items():
         done = [job for job in members if "error" not in job]
-        verdicts = ", ".join(_count(members, word) for word in (*_STYLES, "error") if _count(members, word))
         table.add_row(
             escape(overrides or "(defaults)"),
             str(len(done)),
             objective,
             _spread([job["val"] for job in done]),
             _spread([job["test"] for job in done]),
-            verdicts,
-            " ".join(job["fingerprint"] for job in done),
+            ", ".join(filter(None, (_count(members, word) for word in (*_STYLES, "error")))),
+            "\n".join(job["fingerprint"] for job in done),
         )
+    console.print()
     console.print(table)
 
 
-def _without_repeats(overrides: Sequence[str]) -> str:
-    """The overrides but those that only repeat a configuration: seeds and folds."""
-    repeats = ("seed", "data.split.seed", "data.split.fold")
-    return " ".join(text for text in overrides if text.lstrip("+").partition("=")[0] not in repeats)
+def _by_configuration(jobs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Jobs that differ in seeds and folds only, together; what all jobs have in common is left out of the name."""
+    shared = set.intersection(*(set(job["overrides"]) for job in jobs))
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for job in jobs:
+        own = [text for text in job["overrides"] if text not in shared]
+        name = " ".join(text for text in own if text.lstrip("+").partition("=")[0] not in _REPEATS)
+        groups.setdefault((name, job.get("objective") or ""), []).append(job)
+    return groups
 
 
 def _count(jobs: Sequence[Mapping[str, Any]], word: str) -> str:

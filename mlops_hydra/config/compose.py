@@ -5,7 +5,7 @@ holds every fault. The only place that reads `conf/`.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -43,17 +43,22 @@ def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
         cfg, faults = _compose_tree(list(overrides), roots.name)
     if cfg is None:
         raise ConfigError(faults)
-    return config_of(cfg, tuple(overrides), faults)
+    choices = OmegaConf.select(cfg, "hydra.runtime.choices")
+    return config_of(cfg, origin_of(overrides, choices), faults)
 
 
-def config_of(cfg: DictConfig, overrides: tuple[str, ...], faults: Sequence[Fault] = ()) -> ExperimentConfig:
+def origin_of(overrides: Sequence[str], choices: Mapping[str, Any]) -> Origin:
+    """Where a config came from, by Hydra's own account of it."""
+    own = sorted((str(group), str(option)) for group, option in choices.items() if not str(group).startswith("hydra/"))
+    return Origin(tuple(overrides), tuple(own))
+
+
+def config_of(cfg: DictConfig, origin: Origin, faults: Sequence[Fault] = ()) -> ExperimentConfig:
     """The experiment in a composed config, as Hydra hands it to a task; `faults` are reported with what is found here.
 
     Raises:
         ConfigError: with every fault.
     """
-    choices = OmegaConf.select(cfg, "hydra.runtime.choices") or {}
-    origin = Origin(overrides, tuple((str(k), str(v)) for k, v in choices.items() if not str(k).startswith("hydra")))
     try:
         config = checked(_plain(cfg))
     except ConfigError as error:
@@ -206,7 +211,7 @@ def _message(error: BaseException) -> str:
         texts.append(str(error.__cause__))
     elif error.__cause__ is not None:
         texts.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
-    return " ".join(" ".join(texts).split())
+    return " ".join(" ".join(text.split("full_key:")[0] for text in texts).split())
 
 
 def _unresolved(cfg: DictConfig) -> dict[str, Any]:

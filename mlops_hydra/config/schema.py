@@ -232,6 +232,12 @@ class ExperimentConfig(Section):
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExperimentConfig) and dict(self) == dict(other)  # where it came from does not count
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
     @property
     def origin(self) -> Origin:
         """The overrides and choices this config was composed from; empty when it was built by hand."""

@@ -6,6 +6,7 @@ that is left to the constructor.
 
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ def check_signature(
     for path, inner in walk(target, where):
         try:
             outermost = path == where
+            faults += [Fault(f"{path}.{key}", "must be a finite number", value) for key, value in _not_finite(inner)]
             faults += _check_one(inner, path, offers if outermost else frozenset(), num_passed if outermost else 0)
         except ConfigError as error:
             faults += [fault.below(path) for fault in error.faults]
@@ -78,6 +80,11 @@ def _check_one(target: Target, where: str, offers: frozenset[str], num_passed: i
             rule = f"{target.path} has no parameter {key!r}; it takes {', '.join(settable) or 'none'}"
             faults.append(Fault(path, rule, thaw(value), nearest(key, settable)))
     return faults + _check_missing(target, where, named, offers)
+
+
+def _not_finite(target: Target) -> list[tuple[str, float]]:
+    """NaN and infinities have no name in JSON, so no fingerprint could hold them."""
+    return [(key, v) for key, v in target.args.items() if isinstance(v, float) and not math.isfinite(v)]
 
 
 def _check_missing(

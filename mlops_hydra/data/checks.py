@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_hydra.data.digests import row_hashes
-from mlops_hydra.data.encoding import Encoded, FeatureSchema, encode
+from mlops_hydra.data.encoding import Encoded, Feature, FeatureSchema, encode
+from mlops_hydra.data.frames import as_array
 from mlops_hydra.data.splits import SPLITS, Splits, Table
 from mlops_hydra.data.values import FloatArray, is_missing, read_texts
 from mlops_hydra.errors import DataError, Fault
 
 _MIN_ROWS: Final = {"train": 2, "val": 1, "test": 1}
+_FEW_ROWS: Final = 20  # with fewer, coincidence looks like a pattern
 _HEAD: Final = 1000
 """Rows that are compared first: nearly every feature is told from the target by then."""
 
@@ -30,17 +32,16 @@ def check(splits: Splits) -> tuple[str, ...]:
         DataError: every fault, with its row or column.
     """
     faults = [*_size_faults(splits), *_target_faults(splits), *_class_faults(splits), *overlap_faults(splits)]
-    tables = tables_of(splits)
-    warnings = [*_class_warnings(splits)]
+    tables, encoded = tables_of(splits), {}
     if tables and splits.schema:
-        encoded, encoding_faults = _encode(tables, splits.schema)
-        faults += encoding_faults
+        encoded, encoding_faults = encode_tables(tables, splits.schema)
+        faults += encoding_faults or equal_to_target_faults(tables, encoded, splits.schema)
         faults += _feature_faults(splits.schema)
-        if not encoding_faults:
-            faults += equal_to_target_faults(tables, encoded, splits.schema)
-        warnings += [*_feature_warnings(tables["train"], splits.schema), *copy_warnings(_hashes(tables))]
     if faults:
         raise DataError(faults)
+    warnings = [*_class_warnings(splits)]
+    if tables and splits.schema:
+        warnings += [*_feature_warnings(tables["train"], encoded, splits.schema), *copy_warnings(hash_rows(tables))]
     return tuple(warnings)
 
 
@@ -127,7 +128,8 @@ def _known(values: NDArray[Any]) -> list[Any]:
     return [value for value in values.tolist() if not is_missing(value)]
 
 
-def _encode(tables: Mapping[str, Table], schema: FeatureSchema) -> tuple[dict[str, Encoded], list[Fault]]:
+def encode_tables(tables: Mapping[str, Table], schema: FeatureSchema) -> tuple[dict[str, Encoded], list[Fault]]:
+    """Each table encoded, and what stood in the way."""
     encoded, faults = {}, []
     for name, table in tables.items():
         try:
@@ -141,7 +143,8 @@ def _encode(tables: Mapping[str, Table], schema: FeatureSchema) -> tuple[dict[st
     return encoded, faults
 
 
-def _hashes(tables: Mapping[str, Table]) -> dict[str, NDArray[np.uint64]]:
+def hash_rows(tables: Mapping[str, Table]) -> dict[str, NDArray[np.uint64]]:
+    """A hash [n] of each row of each split, target included."""
     return {name: row_hashes(table.features, table.targets) for name, table in tables.items()}
 
 
@@ -178,22 +181,39 @@ def _tells(values: FloatArray, targets: NDArray[Any], schema: FeatureSchema) -> 
     return bool(pairs.shape[1] == num_targets == len(np.unique(values)))
 
 
-def _feature_warnings(train: Table, schema: FeatureSchema) -> Iterator[str]:
+def _feature_warnings(train: Table, encoded: Mapping[str, Encoded], schema: FeatureSchema) -> Iterator[str]:
+    constant = [f.name for f in schema.features if _is_constant(f)]
+    if constant:
+        yield f"the same value in every training row: {', '.join(constant)} (consider data.drop)"
+    numeric = np.concatenate([part.numeric for part in encoded.values()])
     for feature in schema.features:
-        if feature.missing_rate == 1:
-            continue
-        if feature.kind != "categorical":
-            if feature.minimum == feature.maximum and feature.missing_rate == 0:
-                yield f"column {feature.name!r} has the same value in every training row"
-            continue
-        texts = [text for text in read_texts(train.columns()[feature.name], feature.name) if text is not None]
-        if len(feature.categories) == 1 and feature.missing_rate == 0:
-            yield f"column {feature.name!r} has the same value in every training row"
-        elif len(texts) >= 20 and len(set(texts)) > 0.9 * len(texts):
-            yield (
-                f"column {feature.name!r} has {len(set(texts))} different texts in {len(texts)} training rows: an id "
-                f"or free text? Consider data.drop=[{feature.name}]"
-            )
+        if feature.kind == "numeric" and _counts_rows(numeric[:, schema.numeric_places[feature.name].start]):
+            yield f"column {feature.name!r} looks like a row number: consider data.drop=[{feature.name}]"
+        if feature.kind == "categorical":
+            yield from _text_warnings(train, feature)
+
+
+def _is_constant(feature: Feature) -> bool:
+    is_one = feature.minimum == feature.maximum if feature.kind != "categorical" else len(feature.categories) == 1
+    return is_one and feature.missing_rate == 0
+
+
+def _counts_rows(values: FloatArray) -> bool:
+    """Whether the values [n] are n whole numbers without a gap, in any order."""
+    first, last = values.min(), values.max()
+    if not last - first == len(values) - 1 or len(values) < _FEW_ROWS:
+        return False
+    return bool(np.array_equal(np.sort(values), np.arange(first, last + 1)))
+
+
+def _text_warnings(train: Table, feature: Feature) -> Iterator[str]:
+    texts = [text for text in read_texts(as_array(train.features[feature.name]), feature.name) if text is not None]
+    num_texts = len(set(texts))
+    if len(texts) >= _FEW_ROWS and num_texts > 0.9 * len(texts):
+        yield (
+            f"column {feature.name!r} has {num_texts} different texts in {len(texts)} training rows: an id or free "
+            f"text? Consider data.drop=[{feature.name}]"
+        )
 
 
 def copy_warnings(hashes: Mapping[str, NDArray[np.uint64]]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """torch Datasets as a source: hashed and scanned for targets in one pass, then split by index.
 
-A sample is a pair `(x, y)`, or a mapping whose target is under `data.target` (else under target, label, labels or y).
+A sample is `(x, ..., y)`, or a mapping whose entry `data.target` is what is predicted.
 Classes are codes from 0. Streams (iterable datasets) come as three, and are neither hashed nor scanned.
 Not here: tables (`table_source.py`), and loading in batches (`training/`).
 """
@@ -21,10 +21,9 @@ from mlops_hydra.data.digests import as_array, digest_sample
 from mlops_hydra.data.encoding import ClassLabel
 from mlops_hydra.data.splits import SPLITS, Splits, assign
 from mlops_hydra.data.values import IntArray
-from mlops_hydra.errors import DataError, Fault
+from mlops_hydra.errors import DataError, Fault, nearest
 
-_TARGET_KEYS: Final = ("target", "label", "labels", "y")
-_TABLES_ONLY: Final = {"keep": None, "drop": (), "kinds": {}, "id": None, "image_shape": None}
+_TABLES_ONLY: Final[dict[str, object]] = {"keep": None, "drop": (), "kinds": {}, "id": None, "image_shape": None}
 
 
 def is_stream(dataset: object) -> bool:
@@ -33,20 +32,19 @@ def is_stream(dataset: object) -> bool:
 
 
 def target_of(sample: Any, key: str | None = None) -> Any:
-    """The target of a sample, or of a batch: the second of a pair, or the value under `key` of a mapping.
+    """The target of a sample, or of a batch: the last of a sequence, or the entry `key` of a mapping.
 
     Raises:
         DataError: there is none.
     """
     if isinstance(sample, Mapping):
-        keys = [key] if key else [name for name in _TARGET_KEYS if name in sample]
-        if keys and keys[0] in sample:
-            return sample[keys[0]]
-        rule = f"names no key of a sample; it has {', '.join(map(str, sample))}"
-        raise DataError(Fault("data.target", rule, key))
-    if isinstance(sample, list | tuple) and len(sample) == 2:
-        return sample[1]
-    rule = "a sample must be a pair (x, y) or a mapping with its target under data.target"
+        if key in sample:
+            return sample[key]
+        rule = f"names no entry of a sample, which has {', '.join(map(str, sample))}"
+        raise DataError(Fault("data.target", rule, key, nearest(str(key), map(str, sample))))
+    if isinstance(sample, list | tuple) and len(sample) >= 2:
+        return sample[-1]
+    rule = "a sample must be (x, y), or a mapping with the entry data.target"
     raise DataError(Fault("data.source", rule, type(sample).__name__))
 
 

@@ -211,7 +211,8 @@ class EpochMetrics:
         predicted = logits.argmax(dim=1)
         hits = torch.where(predicted == targets, targets, 3 * size)  # misses go to a last bin, which is cut off
         counts = torch.cat([hits, targets + size, predicted + 2 * size]).bincount(minlength=3 * size + 1)
-        picked = logits.log_softmax(dim=1).gather(1, targets[:, None])
+        log_probabilities = logits.t().contiguous().log_softmax(dim=0)  # 5x faster on a CPU than over short rows
+        picked = log_probabilities.gather(0, targets[None])
         log_loss = -picked.clamp_min(math.log(_SMALLEST_PROBABILITY)).mean()
         wide = _widest(logits)
         row = torch.cat([counts[:-1].to(wide), log_loss.reshape(1).to(wide)]).cpu().numpy()

@@ -28,6 +28,7 @@ class Delivery:
     def __init__(self, folder: Path, *, uri: str, output_dir: str | Path, timeout_seconds: float) -> None:
         self._folder = folder
         self._uri = uri
+        self._store = f"MLflow at {redacted(uri)}"  # as messages call it
         self._output_dir = output_dir
         self._timeout_seconds = timeout_seconds
         self._sender: Sender | None = None
@@ -38,6 +39,8 @@ class Delivery:
         self._abandoned = False
         self._awake = threading.Event()
         self._ending = threading.Event()
+        self._quiet = threading.Event()
+        self._quiet.set()
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
 
     @property
@@ -51,7 +54,13 @@ class Delivery:
 
     def wake(self) -> None:
         """There is something that a person may want to see."""
-        self._awake.set()
+        if not self._awake.is_set():
+            self._quiet.clear()
+            self._awake.set()
+
+    def settle(self, seconds: float) -> None:
+        """Wait until nothing is being imported or sent, so that a measurement has the interpreter for itself."""
+        self._quiet.wait(seconds)
 
     def finish(self) -> None:
         """Wait until the spool is sent, `timeout_seconds` at most, and warn about what is left.
@@ -73,7 +82,9 @@ class Delivery:
         failures = 0
         while not self._abandoned:
             ending = self._ending.is_set()  # asked before the spool is read: its last line is then in what is read
+            self._quiet.clear()
             failures = 0 if self._deliver() else failures + 1
+            self._quiet.set()
             if ending and (failures == 0 or failures >= LAST_ATTEMPTS):
                 return
             if ending:
@@ -90,6 +101,8 @@ class Delivery:
                 self._pending += records
                 self._sender.send(self._pending)
         except Exception as error:  # a record that cannot be sent is no reason to lose the training
+            if self._problem is None:
+                logger.info("%s cannot be reached and will be tried again: %s", self._store, _first_line(error))
             self._problem = error
             return False
         self._problem = None
@@ -105,13 +118,15 @@ class Delivery:
         return Sender(open_client(self._uri), self._folder, artifact_location=location)
 
     def _warn(self) -> None:
-        where = f"MLflow at {redacted(self._uri)}"
         spool = self._folder / SPOOL
-        for refusal in self._sender.refused if self._sender else []:
-            logger.warning("%s refused a part of the record, which is whole in %s: %s", where, spool, refusal)
+        if refused := self._sender.refused if self._sender else []:
+            text = "%s refused a part of the record (%d times, first: %s); it is whole in %s"
+            logger.warning(text, self._store, len(refused), refused[0], spool)
         if self._thread.is_alive() or self._problem is not None:
-            reason = self._problem or f"no answer within {self._timeout_seconds:g} s"
-            text = redacted(str(reason)).splitlines()[0]
-            logger.warning(
-                "%s does not have the whole run: %s. Nothing is lost: the record is in %s", where, text, spool
-            )
+            reason = _first_line(self._problem or f"no answer within {self._timeout_seconds:g} s")
+            text = "%s does not have the whole run: %s. Nothing is lost: the record is in %s"
+            logger.warning(text, self._store, reason, spool)
+
+
+def _first_line(reason: object) -> str:
+    return redacted(str(reason)).partition("\n")[0]

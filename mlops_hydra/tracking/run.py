@@ -75,6 +75,10 @@ class Run:
             relative, to = _copy_into(source, self.folder, "artifacts"), "."
         self._spool.append("artifact", path=relative.as_posix(), to="" if to == "." else to)
 
+    def settle(self, seconds: float) -> None:
+        """Wait, `seconds` at most, until delivery rests for a while: before measuring how fast something is."""
+        self._delivery.settle(seconds)
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Record tags; a later value replaces an earlier one."""
         self._spool.append("tags", values={name: _text(value) for name, value in tags.items()})

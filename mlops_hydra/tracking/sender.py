@@ -53,7 +53,7 @@ class Sender:
             except MlflowException as error:
                 if self.run_id is None or not _is_refusal(error):
                     raise
-                self.refused.append(str(error.message).splitlines()[0])
+                self.refused.append(str(error.message).partition("\n")[0])
             del pending[: len(group)]
 
     def _send_group(self, group: Sequence[Record]) -> None:

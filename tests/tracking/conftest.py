@@ -1,4 +1,4 @@
-"""Configs built by hand, and one empty MLflow store that is made once and copied."""
+"""Configs built by hand, and a copy of the empty MLflow store where they record."""
 
 import shutil
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 
 from mlops_hydra.config.schema import ExperimentConfig, Origin
 from mlops_hydra.tracking.lineage import Lineage
-from mlops_hydra.tracking.store import URI_VARIABLE, create_store
+from mlops_hydra.tracking.store import URI_VARIABLE
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -62,14 +62,6 @@ def make_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
 @pytest.fixture
 def lineage() -> Lineage:
     return Lineage("a" * 64, "b" * 64, "c" * 64)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store without runs: it takes seconds to make, so it is made once."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    create_store(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

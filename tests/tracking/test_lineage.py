@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlops_hydra.errors import ConfigError
-from mlops_hydra.tracking.lineage import Lineage, code_digest, target_paths
+from mlops_hydra.tracking.lineage import Lineage, code_digest, identify, target_paths
 
 
 @pytest.fixture
@@ -109,6 +109,17 @@ def test_a_class_of_an_interactive_session_is_refused_with_what_to_do(make_confi
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(ConfigError, match=r"move it to a \.py file"):
         code_digest(make_config(model={"_target_": "__main__.Net"}))
+
+
+def test_identify_names_config_data_and_code_as_they_are_now(make_config):
+    source = {"_target_": "mlops_hydra.data.tables.SklearnTable", "name": "wine"}
+    tree = make_config().model_dump()
+    config = make_config(data=tree["data"] | {"source": source})
+    other = make_config(data=tree["data"] | {"source": source | {"name": "digits"}})
+    lineage = identify(config)
+    assert lineage.config.startswith(config.fingerprint)
+    assert lineage.code == code_digest(config) == identify(other).code
+    assert lineage.data != identify(other).data
 
 
 def test_importing_lineage_imports_neither_torch_nor_mlflow():

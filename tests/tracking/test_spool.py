@@ -67,14 +67,18 @@ def test_a_run_that_goes_on_after_a_torn_line_loses_only_that_line(path: Path):
 
 def test_threads_never_mix_their_lines(path: Path):
     spool = Spool(path)
-    workers = [threading.Thread(target=lambda: [spool.append("tags", values={"a": "b" * 500}) for _ in range(100)])] * 1
-    workers += [threading.Thread(target=lambda: [spool.append("tags", values={"c": "d"}) for _ in range(100)])]
+
+    def write_many(text: str) -> None:
+        for _ in range(100):
+            spool.append("tags", values={"text": text})
+
+    workers = [threading.Thread(target=write_many, args=(letter * 500,)) for letter in "abcd"]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     spool.close()
-    assert len(read_spool(path)[0]) == 200
+    assert len(read_spool(path)[0]) == 400
 
 
 def test_nothing_can_be_added_once_the_run_has_ended(path: Path):
