@@ -67,21 +67,19 @@ def print_faults(faults: Sequence[Fault], console: Console) -> None:
 
 
 def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """A line for each configuration: mean and deviation over its seeds and folds."""
+    """A line for each configuration: mean and deviation of the objective over its seeds and folds."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("configuration", "n", "objective", "val", "test", "verdicts", "fingerprints"):
-        number = column in ("n", "val", "test")
-        table.add_column(column, justify="right" if number else "left", no_wrap=column != "configuration")
+    table.add_column("configuration", overflow="fold")
+    for column in ("n", "val", "test", "verdicts", "objective"):
+        table.add_column(column, justify="right" if column in ("n", "val", "test") else "left", no_wrap=True)
     for (overrides, objective), members in _by_configuration(jobs).items():
         done = [job for job in members if "error" not in job]
         table.add_row(
             escape(overrides or "(defaults)"),
             str(len(done)),
-            objective,
-            _spread([job["val"] for job in done]),
-            _spread([job["test"] for job in done]),
+            *(_spread([job[split] for job in done]) for split in ("val", "test")),
             ", ".join(filter(None, (_count(members, word) for word in (*_STYLES, "error")))),
-            "\n".join(job["fingerprint"] for job in done),
+            objective,
         )
     console.print()
     console.print(table)

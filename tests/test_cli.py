@@ -60,10 +60,6 @@ def test_a_failed_gate_exits_3_and_says_which_value_and_threshold(
     assert result_of(workplace)["verdict"] == "failed"
 
 
-def test_a_gate_that_cannot_decide_exits_4(workplace: Path) -> None:
-    assert main([*QUICK, "gates=none", "+gates.x={metric: accuracy, better_than: baseline, on: val}"]) == 4
-
-
 def test_three_faults_are_told_at_once_without_a_traceback_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,8 +156,10 @@ def test_a_multirun_makes_a_run_for_each_job_and_ends_with_a_table(
     results = [json.loads(path.read_text()) for path in workplace.glob("outputs/runs/*/result.json")]
     assert len({result["fingerprint"] for result in results}) == 4
     table = capsys.readouterr().out.split("configuration")[1]
-    assert re.search(r"model=linear +2 +log_loss +0\.\d{4} ± 0\.\d{4}", table)
-    assert re.search(r"model=mlp +2 +log_loss +0\.\d{4} ± 0\.\d{4}", table)
+    for model in ("linear", "mlp"):
+        assert re.search(
+            rf"model={model} +2 +0\.\d{{4}} ± 0\.\d{{4}} +0\.\d{{4}} ± 0\.\d{{4}} +2 passed +log_loss", table
+        )
     assert tree(workplace) - {path for path in tree(workplace) if path.startswith("outputs/")} == {"outputs"}
 
 
@@ -201,7 +199,7 @@ def test_a_mixed_csv_with_missing_values_trains_without_a_manual_step(workplace:
             "visits": rng.integers(0, 30, rows),
         }
     )
-    signal = (frame["größe"] > 170).to_numpy() ^ (frame["city"] == "Lima").to_numpy()
+    signal = (frame["größe"] + 15 * (frame["city"] == "Lima") > 172).to_numpy()
     frame["joined"] = frame["joined"].dt.strftime("%Y-%m-%d")
     frame = frame.mask(rng.random(frame.shape) < 0.1)
     frame["churned"] = np.where(signal, "yes", "no")

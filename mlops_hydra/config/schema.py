@@ -185,6 +185,10 @@ class GateConfig(Section):
             raise ValueError("a gate has either a threshold or better_than")
         if self.threshold is not None and self.by is not None:
             raise ValueError("`by` is a margin over what better_than names; a threshold has none")
+        if self.better_than == "baseline" and self.on != "test":
+            raise ValueError("the baseline is measured on test: leave out `on`, or give a threshold")
+        if self.metric == "loss" and self.on != "val":
+            raise ValueError("loss is measured on val: say on=val")
         if isinstance(self.by, str):
             number = self.by.removesuffix("%")
             if not self.by.endswith("%") or not number.replace(".", "", 1).isdigit():

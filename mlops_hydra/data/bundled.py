@@ -86,6 +86,4 @@ def read(name: str) -> pd.DataFrame:
 
 
 def _read_numbers(path: Path, names: Sequence[str], *, separator: str = ",", skip: int = 0) -> pd.DataFrame:
-    return pd.read_csv(
-        path, sep=separator, names=list(names), skiprows=skip, dtype=np.float64, float_precision="round_trip"
-    )
+    return pd.read_csv(path, sep=separator, names=list(names), skiprows=skip, dtype=np.float64)

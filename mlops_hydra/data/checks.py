@@ -21,7 +21,7 @@ from mlops_hydra.errors import DataError, Fault
 
 _MIN_ROWS: Final = {"train": 2, "val": 1, "test": 1}
 _FEW_ROWS: Final = 20  # with fewer, coincidence looks like a pattern
-_HEAD: Final = 1000
+_HEADS: Final = (50, 1000)
 """Rows that are compared first: nearly every feature is told from the target by then."""
 
 
@@ -32,7 +32,8 @@ def check(splits: Splits) -> tuple[str, ...]:
         DataError: every fault, with its row or column.
     """
     faults = [*_size_faults(splits), *_target_faults(splits), *_class_faults(splits), *overlap_faults(splits)]
-    tables, encoded = tables_of(splits), {}
+    tables = tables_of(splits)
+    encoded: dict[str, Encoded] = {}
     if tables and splits.schema:
         encoded, encoding_faults = encode_tables(tables, splits.schema)
         faults += encoding_faults or equal_to_target_faults(tables, encoded, splits.schema)
@@ -164,21 +165,18 @@ def equal_to_target_faults(
     codes[codes == 0] = np.nan
     columns = [(f.name, numeric[:, schema.numeric_places[f.name].start]) for f in schema.numeric_features]
     columns += [(name, codes[:, place]) for place, name in enumerate(schema.categorical_names)]
+    same = np.array_equal if schema.task == "regression" else _is_relabelled
     for name, values in dict(columns).items():
-        if _tells(values[:_HEAD], targets[:_HEAD], schema) and _tells(values, targets, schema):
-            yield Fault(f"column {name!r}", "equals the target in every row: add it to data.drop")
+        known = ~np.isnan(values)
+        pairs = [(values[:end][known[:end]], targets[:end][known[:end]]) for end in (*_HEADS, len(values))]
+        if all(same(*pair) for pair in pairs) and len(np.unique(targets[known])) > 1:
+            yield Fault(f"column {name!r}", "equals the target wherever it has a value: add it to data.drop")
 
 
-def _tells(values: FloatArray, targets: NDArray[Any], schema: FeatureSchema) -> bool:
-    known = ~np.isnan(values)
-    values, targets = values[known], targets[known]
-    num_targets = len(np.unique(targets))
-    if num_targets < 2:
-        return False
-    if schema.task == "regression":
-        return bool(np.array_equal(values, targets))
-    pairs = np.unique(np.stack([values, targets.astype(np.float64)]), axis=1)
-    return bool(pairs.shape[1] == num_targets == len(np.unique(values)))
+def _is_relabelled(values: FloatArray, targets: NDArray[Any]) -> bool:
+    """Whether each value goes with one target and each target with one value."""
+    both = np.unique(np.stack([values, targets.astype(np.float64)]), axis=1)
+    return bool(both.shape[1] == len(np.unique(values)) == len(np.unique(targets)))
 
 
 def _feature_warnings(train: Table, encoded: Mapping[str, Encoded], schema: FeatureSchema) -> Iterator[str]:
@@ -201,7 +199,7 @@ def _is_constant(feature: Feature) -> bool:
 def _counts_rows(values: FloatArray) -> bool:
     """Whether the values [n] are n whole numbers without a gap, in any order."""
     first, last = values.min(), values.max()
-    if not last - first == len(values) - 1 or len(values) < _FEW_ROWS:
+    if last - first != len(values) - 1 or len(values) < _FEW_ROWS:
         return False
     return bool(np.array_equal(np.sort(values), np.arange(first, last + 1)))
 

@@ -38,7 +38,7 @@ _KINDS: Final[dict[str, Kind]] = {
 
 def as_columns(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
     """NumPy arrays of a frame's columns: numbers, booleans and dates natively, everything else as Python objects."""
-    return {str(name): as_array(frame.iloc[:, place]) for place, name in enumerate(frame.columns)}
+    return {str(name): as_array(series) for name, series in frame.items()}
 
 
 def as_array(series: "pd.Series[Any]") -> NDArray[Any]:

@@ -116,6 +116,10 @@ def _wrap_given_frames(frames: Mapping[str, pd.DataFrame], config: DataConfig) -
         for name in ("val", "test")
         if columns[name] != columns["train"]
     ]
+    if config.split.by != "auto":
+        faults.append(Fault("data.split.by", "must be auto: this data.source gives three splits", config.split.by))
+    if config.split.num_folds is not None:
+        faults.append(Fault("data.split.num_folds", "needs one table; this data.source gives three splits"))
     if faults:
         raise DataError(faults)
     given = np.repeat(np.arange(3, dtype=np.int8), [len(frames[name]) for name in SPLITS])

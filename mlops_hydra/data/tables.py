@@ -102,7 +102,6 @@ class Csv:
                 sep=self.separator,
                 encoding=self._encoding,
                 decimal=self.decimal,
-                float_precision="round_trip",
                 low_memory=False,
                 compression="gzip" if path.suffix == ".gz" else None,
             )

@@ -107,27 +107,29 @@ def _from_squares(mean_square: float, mean_absolute: float, variance: float, *, 
 def _score_classes(task: Task, targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
     num_classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
-    hits, support, claimed = (
-        np.bincount(codes, minlength=num_classes) for codes in (targets[predicted == targets], targets, predicted)
-    )
+    counted = (targets[predicted == targets], targets, predicted)
+    counts = [np.bincount(codes, minlength=num_classes).tolist() for codes in counted]
     picked = np.maximum(probabilities[np.arange(targets.size), targets], _SMALLEST_PROBABILITY)
-    measured = _from_counts(task, hits, support, claimed)
+    measured = _from_counts(task, *counts)
     measured["log_loss"] = float(-np.log(picked).mean())
     measured.update((name, measure(task, targets, probabilities)) for name, measure in _DEAR.items())
     return {name: measured[name] for name in metric_names(task)}
 
 
-def _from_counts(task: Task, hits: NDArray[Any], support: NDArray[Any], claimed: NDArray[Any]) -> dict[str, float]:
-    """Accuracies and F1 from counts `[classes]`: rows rightly predicted, truly there, predicted."""
-    occurs, either = support > 0, support + claimed
-    accuracy = float(hits.sum() / support.sum())
-    if np.count_nonzero(occurs) < 2:
+def _from_counts(task: Task, hits: list[float], support: list[float], claimed: list[float]) -> dict[str, float]:
+    """Accuracies and F1 from counts of each class: rows rightly predicted, truly there, predicted.
+
+    Lists, because NumPy's calls on ten numbers cost more than the sums: 50 us of an epoch.
+    """
+    accuracy = sum(hits) / sum(support)
+    recalls = [hit / true for hit, true in zip(hits, support, strict=True) if true]
+    if len(recalls) < 2:
         return {"accuracy": accuracy, "balanced_accuracy": math.nan, "f1": math.nan}
-    f1 = 2 * hits / np.maximum(either, 1)
+    f1s = [2 * hit / (true + said) for hit, true, said in zip(hits, support, claimed, strict=True) if true or said]
     return {
         "accuracy": accuracy,
-        "balanced_accuracy": float((hits[occurs] / support[occurs]).mean()),
-        "f1": float(f1[-1] if task == "binary" else f1[either > 0].mean()),
+        "balanced_accuracy": sum(recalls) / len(recalls),
+        "f1": f1s[-1] if task == "binary" else sum(f1s) / len(f1s),
     }
 
 
@@ -203,8 +205,8 @@ class EpochMetrics:
             measured[self.objective_metric] = dear(self.task, targets.cpu().numpy(), probabilities)
         return measured
 
-    def _counts_and_log_loss(self, logits: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], float]:
-        """Counts `[3, classes]`: rows rightly predicted, truly there, predicted."""
+    def _counts_and_log_loss(self, logits: Tensor, targets: Tensor) -> tuple[list[list[float]], float]:
+        """Counts for `_from_counts`: rows rightly predicted, truly there, predicted."""
         import torch
 
         size = self.num_classes
@@ -215,8 +217,8 @@ class EpochMetrics:
         picked = log_probabilities.gather(0, targets[None])
         log_loss = -picked.clamp_min(math.log(_SMALLEST_PROBABILITY)).mean()
         wide = _widest(logits)
-        row = torch.cat([counts[:-1].to(wide), log_loss.reshape(1).to(wide)]).cpu().numpy()
-        return row[:-1].reshape(3, size), float(row[-1])
+        row: list[float] = torch.cat([counts[:-1].to(wide), log_loss.reshape(1).to(wide)]).tolist()
+        return [row[:size], row[size : 2 * size], row[2 * size : -1]], row[-1]
 
 
 def _widest(tensor: Tensor) -> Any:

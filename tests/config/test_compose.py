@@ -62,6 +62,8 @@ def test_three_different_faults_are_reported_together_with_nearest_names() -> No
         ("model.hidden=[1,two]", "model.hidden"),
         ("model.dropout=yes please", "model.dropout"),
         ("gates.beats_baseline.by=ten", "gates.beats_baseline"),
+        ("+gates.beats_baseline.on=val", "gates.beats_baseline"),
+        ("+gates.mine={metric: loss, threshold: 1}", "gates.mine"),
         ("+data.kinds.age=number", "data.kinds.age"),
     ],
 )
