@@ -132,9 +132,10 @@ def _judge_one(name: str, gate: GateConfig, *, metrics: Mapping[str, float | Non
     value = _measured(metrics.get(question.key))
     if value is None:
         return question.answer("failed", _why_not_measured(question.key, metrics))
-    baseline = _measured(metrics.get(f"baseline/{metric}")) if gate.on == "test" else None
+    baseline = _measured(metrics.get(f"baseline/{metric}"))
     if baseline is None:
-        return question.answer("undecided", _why_no_baseline(metric, gate), value=value)
+        reason = f"the baseline has no finite baseline/{metric} to compare with: give a threshold instead"
+        return question.answer("undecided", reason, value=value)
     return _compare(question, metrics, _bar_over_baseline(metric, baseline, by=gate.by, direction=direction))
 
 
@@ -187,12 +188,6 @@ def _why_not_measured(key: str, metrics: Mapping[str, float | None]) -> str:
     if alike:
         return f"{key} was not measured; did you mean {' or '.join(alike)}?"
     return f"{key} was not measured; measured: {', '.join(names) or 'nothing'}"
-
-
-def _why_no_baseline(metric: str, gate: GateConfig) -> str:
-    if gate.on != "test":
-        return f"the baseline is measured on the test split, not on {gate.on}: judge on test, or give a threshold"
-    return f"the baseline has no finite baseline/{metric} to compare with: give a threshold instead"
 
 
 def _tell_apart(value: float, threshold: float) -> tuple[str, str]:

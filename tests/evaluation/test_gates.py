@@ -85,7 +85,7 @@ def test_gates_are_values():
         GATES[0].threshold = 0.1
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "loss"])
 def test_each_known_metric_is_judged_on_its_good_side(metric):
     good, bad = (0.8, 0.2) if METRICS[metric].direction == "maximize" else (0.2, 0.8)
     assert judged({f"test/{metric}": good}, metric=metric, threshold=0.5).verdict == "passed"
@@ -186,13 +186,6 @@ def test_without_a_baseline_to_compare_with_the_gate_is_undecided(baseline):
     verdict = judged({"test/roc_auc": 0.99, "baseline/roc_auc": baseline}, metric="roc_auc", better_than="baseline")
     assert (verdict.verdict, verdict.value) == ("undecided", 0.99)
     assert "baseline/roc_auc" in verdict.reason
-
-
-def test_validation_is_not_compared_with_a_baseline_of_the_test_split():
-    metrics = {"val/accuracy": 0.99, "baseline/accuracy": 0.5}
-    verdict = judged(metrics, metric="accuracy", better_than="baseline", on="val")
-    assert verdict.verdict == "undecided"
-    assert "test split" in verdict.reason
 
 
 def test_gates_for_other_tasks_are_left_out_and_the_rest_keep_their_order():
