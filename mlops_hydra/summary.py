@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -26,9 +27,14 @@ def print_result(result: "Result", uri: str, console: Console) -> None:
     console.print(_metrics_table(result.metrics))
     if result.gates:
         console.print(_gates_table(result))
-    console.print(f"files   {escape(str(result.folder))}", highlight=False, soft_wrap=True)
+    console.print(f"files   {escape(_shortest(result.folder))}", highlight=False, soft_wrap=True)
     where = f"run {result.run_id} in {uri}" if result.run_id else "not delivered; the record waits in the folder above"
     console.print(f"mlflow  {escape(where)}", highlight=False, soft_wrap=True)
+
+
+def _shortest(path: Path) -> str:
+    """From the current directory, if it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _metrics_table(metrics: Mapping[str, float]) -> Table:

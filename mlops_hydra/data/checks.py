@@ -181,7 +181,7 @@ def _is_relabelled(values: FloatArray, targets: NDArray[Any]) -> bool:
 
 def _feature_warnings(train: Table, encoded: Mapping[str, Encoded], schema: FeatureSchema) -> Iterator[str]:
     constant = [f.name for f in schema.features if _is_constant(f)]
-    if constant:
+    if constant and schema.image_shape is None:  # a pixel at the edge may well always be black
         yield f"the same value in every training row: {', '.join(constant)} (consider data.drop)"
     numeric = np.concatenate([part.numeric for part in encoded.values()])
     for feature in schema.features:

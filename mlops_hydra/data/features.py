@@ -66,6 +66,8 @@ class FeatureTransform(nn.Module):
         """
         transform = cls(schema, encoding, shape)
         impute, mean, inverse_scale = _statistics(encoded.numeric, encoding.impute)
+        if shape:
+            mean, inverse_scale = _by_channel(encoded.numeric, impute, shape)
         transform.impute.copy_(torch.from_numpy(impute))
         transform.mean.copy_(torch.from_numpy(mean))
         transform.inverse_scale.copy_(torch.from_numpy(inverse_scale))
@@ -139,6 +141,16 @@ def _statistics(numeric: FloatArray, how: str) -> tuple[FloatArray, FloatArray, 
         if filled.min() < filled.max() and deviation > np.finfo(np.float64).tiny:
             inverse_scale[column] = 1 / deviation
     return impute, mean, inverse_scale
+
+
+def _by_channel(numeric: FloatArray, impute: FloatArray, shape: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+    """Mean and 1 / deviation, each [d], that all pixels of a channel share: a pixel that is nearly always black keeps
+    its scale, and neighbours stay comparable."""
+    filled = np.where(np.isnan(numeric), impute, numeric).reshape(len(numeric), shape[0], -1)
+    deviation = filled.std(axis=(0, 2))
+    inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    pixels = filled.shape[2]
+    return np.repeat(filled.mean(axis=(0, 2)), pixels), np.repeat(inverse, pixels)
 
 
 def _whole(numbers: Sequence[int]) -> Any:

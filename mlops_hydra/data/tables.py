@@ -6,6 +6,7 @@ Not here: kinds, targets, splits (`table_source.py`).
 
 import csv
 import gzip
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -97,16 +98,27 @@ class Csv:
             raise DataError(Fault("data.source.separator", "must be one character", self.separator))
         with self._faults_named(path):
             header = self._header(path)
-            frame = pd.read_csv(
+            try:
+                frame = self._parse(path)
+            except (pd.errors.ParserError, pd.errors.ParserWarning):
+                self._check_widths(path, header)
+                raise
+            if frame.iloc[:, -1].isna().any():  # pandas fills short rows up
+                self._check_widths(path, header)
+        return _checked(frame, str(path))
+
+    def _parse(self, path: Path) -> pd.DataFrame:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long, and cut
+            return pd.read_csv(
                 path,
                 sep=self.separator,
                 encoding=self._encoding,
                 decimal=self.decimal,
+                index_col=False,
                 low_memory=False,
                 compression="gzip" if path.suffix == ".gz" else None,
             )
-            self._check_widths(path, frame, header)
-        return _checked(frame, str(path))
 
     @property
     def _encoding(self) -> str:
@@ -130,16 +142,13 @@ class Csv:
             raise DataError(Fault(str(path), rule, ", ".join(repeated)))
         return header
 
-    def _check_widths(self, path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
-        """pandas fills short rows with missing values and takes surplus first columns for an index."""
-        is_longer = not isinstance(frame.index, pd.RangeIndex)
-        if not is_longer and (frame.empty or frame.iloc[:, -1].notna().all()):
-            return
+    def _check_widths(self, path: Path, header: Sequence[str]) -> None:
         with self._open(path) as file:
             reader = csv.reader(file, delimiter=self.separator)
             for row in reader:
                 if row and len(row) != len(header):
-                    raise DataError(Fault(*_ragged(path, reader.line_num, len(header), len(row))))
+                    where = f"{path}, line {reader.line_num}"
+                    raise DataError(Fault(where, f"must have {len(header)} fields, as many as line 1", len(row)))
 
     @contextmanager
     def _faults_named(self, path: Path) -> Iterator[None]:
@@ -154,13 +163,9 @@ class Csv:
             raise DataError(
                 Fault(str(path), f"is a damaged gzip file ({_first_line(error)}): copy it again")
             ) from error
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, csv.Error) as error:
             rule = f"cannot be read as CSV with separator {self.separator!r} ({_first_line(error)})"
             raise DataError(Fault(str(path), rule)) from error
-
-
-def _ragged(path: Path, line: int, expected: int, found: int) -> tuple[str, str, int]:
-    return f"{path}, line {line}", f"must have {expected} fields, as many as line 1", found
 
 
 @dataclass(frozen=True, slots=True)

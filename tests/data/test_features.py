@@ -141,6 +141,7 @@ def test_pixels_become_images_even_none_of_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # torch warns of its own code
 def test_the_exported_graph_gives_the_same_numbers_for_any_batch(transform: FeatureTransform) -> None:
     """Exporting takes longer than five seconds."""
     batch = torch.export.Dim("batch")
