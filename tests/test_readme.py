@@ -24,7 +24,7 @@ def commands() -> list[str]:
 
 def outputs() -> list[tuple[str, str]]:
     """Each command whose output is shown, and that output."""
-    return re.findall(r"<!-- output: mlops-hydra ?(.*?) -->\n```text\n(.*?)```", README, flags=re.DOTALL)
+    return re.findall(r"<!-- output: mlops-hydra([^\n]*?) ?-->\n```text\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.fixture
