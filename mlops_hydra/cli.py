@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.markup import escape
 
+from mlops_hydra import __version__
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
 from mlops_hydra.summary import print_faults, print_jobs, print_result
@@ -56,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
 def train(argv: Sequence[str]) -> int:
     """One run, or what Hydra's own flags ask for."""
     overrides, roots, multirun, others = _parse(argv)
+    if "--version" in argv:
+        print(f"{PROGRAM} {__version__}")
+        return 0
     if others:
         return _hydra(argv)
     _check_words(overrides)

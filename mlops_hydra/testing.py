@@ -40,7 +40,7 @@ def assert_preserves_rows(transform: Callable[[Any], Sized], table: Sized) -> No
     if isinstance(table, pd.DataFrame) and isinstance(result, pd.DataFrame) and not result.index.equals(table.index):
         place = int(np.flatnonzero(result.index != table.index)[0])
         before, after = table.index[place], result.index[place]
-        raise AssertionError(f"the transform reordered rows: at position {place}, {before!r} became {after!r}")
+        raise AssertionError(f"the transform reordered rows: at position {place}, {before} became {after}")
 
 
 def assert_beats_baseline(

@@ -15,6 +15,7 @@ import pytest
 from mlops_hydra.cli import main
 from mlops_hydra.config.compose import compose
 
+LOCAL = {"mlflow.db", "mlflow.db.lock", "artifacts", "runs"}
 QUICK = ("model=linear", "trainer=debug", "progress=plain")
 
 
@@ -84,6 +85,7 @@ def test_three_faults_are_told_at_once_without_a_traceback_and_nothing_is_writte
         ["check", "--cfg", "job"],
         ["--info", "searchpath"],
         ["--hydra-help"],
+        ["--version"],
     ],
     ids=" ".join,
 )
@@ -160,7 +162,9 @@ def test_a_multirun_makes_a_run_for_each_job_and_ends_with_a_table(
         assert re.search(
             rf"model={model} +2 +0\.\d{{4}} ± 0\.\d{{4}} +0\.\d{{4}} ± 0\.\d{{4}} +2 passed +log_loss", table
         )
-    assert tree(workplace) - {path for path in tree(workplace) if path.startswith("outputs/")} == {"outputs"}
+    assert {path.name for path in workplace.iterdir()} == {"outputs"}
+    assert {path.name for path in (workplace / "outputs").iterdir()} <= {*LOCAL, "multirun"}
+    assert {path.name for path in (workplace / "outputs" / "multirun").iterdir()} == {"multirun.yaml"}
 
 
 def test_a_multirun_goes_on_after_a_failed_gate_and_exits_with_the_worst(workplace: Path) -> None:
@@ -181,9 +185,7 @@ def test_everything_a_run_creates_is_below_its_output_dir(workplace: Path) -> No
     shutil.move(workplace / "outputs", workplace / "elsewhere")
     assert main([*QUICK, "output_dir=elsewhere"]) == 0
     assert {path.name for path in workplace.iterdir()} == {"elsewhere"}
-    assert {path.name for path in (workplace / "elsewhere").iterdir()} <= {
-        "mlflow.db", "mlflow.db.lock", "artifacts", "runs"
-    }  # fmt: skip
+    assert {path.name for path in (workplace / "elsewhere").iterdir()} <= LOCAL
 
 
 def test_a_mixed_csv_with_missing_values_trains_without_a_manual_step(workplace: Path) -> None:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from mlops_hydra.data.digests import row_hashes
 from mlops_hydra.data.encoding import Encoded, Feature, FeatureSchema, encode
-from mlops_hydra.data.frames import as_array
 from mlops_hydra.data.splits import SPLITS, Splits, Table
-from mlops_hydra.data.values import FloatArray, is_missing, read_texts
+from mlops_hydra.data.values import FloatArray, is_missing
 from mlops_hydra.errors import DataError, Fault
 
 _MIN_ROWS: Final = {"train": 2, "val": 1, "test": 1}
@@ -205,8 +204,8 @@ def _counts_rows(values: FloatArray) -> bool:
 
 
 def _text_warnings(train: Table, feature: Feature) -> Iterator[str]:
-    texts = [text for text in read_texts(as_array(train.features[feature.name]), feature.name) if text is not None]
-    num_texts = len(set(texts))
+    texts = train.features[feature.name].dropna()
+    num_texts = texts.nunique()
     if len(texts) >= _FEW_ROWS and num_texts > 0.9 * len(texts):
         yield (
             f"column {feature.name!r} has {num_texts} different texts in {len(texts)} training rows: an id or free "

@@ -85,7 +85,7 @@ def read_texts(values: Values, name: str) -> NDArray[np.object_]:
     texts = np.empty(len(values), dtype=object)
     for row, value in enumerate(_plain(values)):
         try:
-            texts[row] = to_text(value)
+            texts[row] = value if type(value) is str else to_text(value)
         except TypeError:
             raise _unreadable(name, values, row, "text, a number or a boolean") from None
     return texts

@@ -67,7 +67,7 @@ def indices(split: Any) -> list[int]:
 def test_text_in_dicts_is_split_by_index_and_scanned(opened: Opened) -> None:
     splits = opened(Texts(), target="label").load()
     assert (splits.task, splits.classes, splits.schema) == ("multiclass", (0, 1, 2), None)
-    assert sorted(sum((indices(splits[name]) for name in SPLITS), [])) == list(range(40))
+    assert sorted(index for name in SPLITS for index in indices(splits[name])) == list(range(40))
     for name in SPLITS:
         targets = splits.targets(name)
         assert targets is not None

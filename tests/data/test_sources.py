@@ -175,7 +175,7 @@ def test_a_missing_group_or_time_is_named_with_its_row(opened: Opened, by: str) 
 @pytest.mark.parametrize("spelling", ["text", "datetime", "number"])
 def test_times_of_any_kind_are_ordered(opened: Opened, spelling: str) -> None:
     days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.random.default_rng(1).permutation(60), unit="D")
-    when: Any = {"text": days.strftime("%Y-%m-%d"), "datetime": days, "number": days.dayofyear}[spelling]
+    when: Any = {"text": days.strftime("%Y-%m-%d"), "datetime": days, "number": days.day_of_year}[spelling]
     splits = opened(numbers(when=when), split={"by": "time", "column": "when"}).load()
     latest = {name: days[table_of(splits, name).rows].max() for name in SPLITS}
     assert latest["train"] < latest["val"] < latest["test"]
