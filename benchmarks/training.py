@@ -102,11 +102,18 @@ def compare(peers: dict[str, Peer], data: Data, batch_size: int, num_epochs: int
     for name, values in seconds.items():
         times = Ratio.of(values, seconds[OURS])
         print(f"  {name:<26} {statistics.median(values) * 1e3:8.2f}  {times!s:<20}  {measured[name][-1][1]:.3f}")
-    print_target("ours / by hand", Ratio.of(seconds[OURS], seconds[BY_HAND]), "<=", 1.05)
+    print_target("ours / by hand", _duel(runs, rounds), "<=", 1.05)
     if data.name == "digits" and batch_size == 64:
         print_target("textbook / ours", Ratio.of(seconds[TEXTBOOK], seconds[OURS]), ">=", 2)
         if LIGHTNING in seconds:
             print_target("Lightning / ours", Ratio.of(seconds[LIGHTNING], seconds[OURS]), ">=", 3)
+
+
+def _duel(runs: dict[str, Callable[[], tuple[float, float]]], rounds: int) -> Ratio:
+    """Ours over the loop by hand, in five times as many rounds: 5 % are less than what a round varies by."""
+    pair = interleaved({name: runs[name] for name in (OURS, BY_HAND)}, 5 * rounds)
+    ours_seconds, by_hand_seconds = ([cpu for cpu, _ in pair[name]] for name in (OURS, BY_HAND))
+    return Ratio.of(ours_seconds, by_hand_seconds)
 
 
 def main() -> None:
@@ -114,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--epochs", type=int, default=20, help="in the long fit, besides the first")
+    parser.add_argument("--epochs", type=int, default=10, help="in the long fit, besides the first")
     parser.add_argument("--large", action="store_true", help="200,000 synthetic rows instead (minutes)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mlops_hydra.config.schema import ExperimentConfig as ExperimentConfig
     from mlops_hydra.evaluation.gates import QualityGate as QualityGate
     from mlops_hydra.evaluation.gates import check_gates as check_gates
-    from mlops_hydra.experiment import Result as Result
     from mlops_hydra.experiment import run as run
+    from mlops_hydra.packaging.result import Result as Result
     from mlops_hydra.tracking.run import tracked_experiment as tracked_experiment
     from mlops_hydra.training.observers import Observer as Observer
     from mlops_hydra.training.observers import Training as Training
@@ -27,7 +27,7 @@ _HOMES: Final = {
     "ExperimentConfig": "config.schema",
     "Observer": "training.observers",
     "QualityGate": "evaluation.gates",
-    "Result": "experiment",
+    "Result": "packaging.result",
     "Training": "training.observers",
     "check_gates": "evaluation.gates",
     "compose": "config.compose",

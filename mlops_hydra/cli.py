@@ -25,7 +25,7 @@ from mlops_hydra.summary import print_faults, print_jobs, print_result
 
 if TYPE_CHECKING:
     from mlops_hydra.config.schema import ExperimentConfig
-    from mlops_hydra.experiment import Result
+    from mlops_hydra.packaging.result import Result
 
 PROGRAM: Final = "mlops-hydra"
 _JOBS_FILE: Final = "MLOPS_HYDRA_JOBS"  # a launcher's worker processes inherit it

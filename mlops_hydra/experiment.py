@@ -6,13 +6,10 @@ Everything before `tracked_experiment` only reads; side effects begin there.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -22,22 +19,22 @@ from mlops_hydra.config.objective import Objective, resolve_objective
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.targets import as_function, build
 from mlops_hydra.data.sources import open_source
-from mlops_hydra.data.splits import Splits, Table
-from mlops_hydra.errors import EXIT_CODES
+from mlops_hydra.data.splits import Splits
 from mlops_hydra.evaluation.evaluate import Predicted, evaluate
 from mlops_hydra.evaluation.gates import Verdict, judge, overall
 from mlops_hydra.evaluation.latency import measure_latency
 from mlops_hydra.evaluation.metrics import EpochMetrics, user_metrics
 from mlops_hydra.evaluation.plots import write_plots
 from mlops_hydra.packaging import files
-from mlops_hydra.packaging.predictor import PredictionGraph, Predictor
+from mlops_hydra.packaging.predictions import as_predicted, one_row, predict_splits, row_numbers, train_targets
+from mlops_hydra.packaging.predictor import PredictionGraph
+from mlops_hydra.packaging.result import Result
 from mlops_hydra.tracking.folders import RESULT, publish_result, write_json_atomic
-from mlops_hydra.tracking.lineage import Lineage, identify
+from mlops_hydra.tracking.lineage import identify
 from mlops_hydra.tracking.run import Run, tracked_experiment
-from mlops_hydra.training.batches import Batches, TensorBatches
 from mlops_hydra.training.build import Workbench, build_workbench
 from mlops_hydra.training.device import refuse_distributed, resolve_device
-from mlops_hydra.training.loop import FitResult, fit, predict
+from mlops_hydra.training.loop import FitResult, fit
 from mlops_hydra.training.observers import Observer, Training, check_observer
 from mlops_hydra.training.progress import PlainProgress, make_progress
 from mlops_hydra.training.seeding import derive_seed, reproducible, set_all_seeds
@@ -47,48 +44,6 @@ _LATENCY_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 5.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came out. Metric names are `<split>/<metric>`, without a split where there is none."""
-
-    fingerprint: str
-    run_id: str | None
-    status: Literal["new"]
-    lineage: Lineage
-    metrics: Mapping[str, float]
-    gates: tuple[Verdict, ...]
-    verdict: Literal["passed", "failed", "undecided"]
-    objective: Objective
-    best_epoch: int
-    num_epochs: int
-    folder: Path
-    warnings: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 passed, 3 failed, 4 undecided."""
-        return EXIT_CODES[self.verdict]
-
-    @property
-    def objective_value(self) -> float:
-        """The objective on validation, at the best epoch."""
-        return self.metrics[f"val/{self.objective.metric}"]
-
-    def as_json(self) -> dict[str, Any]:
-        """What `result.json` holds."""
-        return {
-            "fingerprint": self.fingerprint,
-            "run_id": self.run_id,
-            "status": self.status,
-            "lineage": asdict(self.lineage),
-            "metrics": dict(self.metrics),
-            "intervals": {},
-            "gates": [asdict(verdict) for verdict in self.gates],
-            "verdict": self.verdict,
-            "objective": {**asdict(self.objective), "value": self.objective_value},
-        }
 
 
 def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
@@ -105,7 +60,7 @@ def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
     device = resolve_device(config.trainer.device)
     source = open_source(config.data)
     lineage = identify(config, source)
-    with tracked_experiment(config, lineage) as tracked, _setting(config, tracked.folder) as log:
+    with tracked_experiment(config, lineage) as tracked, _setting(config, tracked.folder) as log:  # side effects begin
         splits = source.load()
         for warning in splits.warnings:
             logger.warning("%s", warning)
@@ -197,7 +152,7 @@ def _measure(
     graph = _export(bench, splits)
 
     def with_own(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        split = _as_predicted(outputs, targets, graph, splits)
+        split = as_predicted(outputs, targets, graph)
         return cheap(outputs, targets) | user_metrics(own, split.targets, split.predictions, splits.task)
 
     return with_own
@@ -207,87 +162,27 @@ def _export(bench: Workbench, splits: Splits) -> PredictionGraph:
     return PredictionGraph(bench.network, features=bench.features, task=splits.task, scale=bench.scale)
 
 
-def _as_predicted(outputs: Tensor, targets: Tensor, graph: PredictionGraph, splits: Splits) -> Predicted:
-    """Outputs and targets as the model sees them -> arrays in the target's units."""
-    outputs, targets = outputs.cpu(), targets.cpu()
-    graph_device = graph.target_mean.device
-    predictions = graph.finish(outputs.to(graph_device)).cpu().numpy()
-    if splits.task == "regression":
-        actual = targets.reshape(-1).double() * graph.target_deviation.cpu() + graph.target_mean.cpu()
-        return Predicted(actual.numpy(), predictions)
-    return Predicted(targets.numpy(), predictions)
-
-
 def _evaluate(
     config: ExperimentConfig, splits: Splits, bench: Workbench, graph: PredictionGraph, fitted: FitResult
 ) -> tuple[dict[str, Predicted], dict[str, float]]:
-    """Predictions on validation and test, and every number that is recorded of the run."""
-    model = bench.learner.model
-    predicted = {
-        name: _as_predicted(*predict(model, batches), graph, splits)
-        for name, batches in (("val", bench.val), ("test", bench.test))
-    }
-    predicted = {name: _with_raw_targets(split, splits, name) for name, split in predicted.items()}
-    functions = {name: as_function(target) for name, target in config.metrics.items()}
+    """Predictions on validation and test, and every number that is recorded of the run but its speed."""
+    predicted = predict_splits(bench, splits, graph)
     metrics = evaluate(
-        predicted, _train_targets(splits, bench), task=splits.task, num_classes=len(splits.classes), functions=functions
+        predicted,
+        train_targets(splits, config.data.target),
+        task=splits.task,
+        num_classes=len(splits.classes),
+        functions={name: as_function(target) for name, target in config.metrics.items()},
     )
     best = fitted.history[fitted.best_epoch - 1]
     return predicted, metrics | {name: value for name, value in best.items() if name != "epoch"}
 
 
-def _with_raw_targets(split: Predicted, splits: Splits, name: str) -> Predicted:
-    """Targets as they came, where they are known, rather than scaled to float32 and back."""
-    known = splits.targets(name)
-    return split if known is None else Predicted(known, split.predictions)
-
-
-def _train_targets(splits: Splits, bench: Workbench) -> NDArray[Any]:
-    known = splits.targets("train")
-    if known is not None:
-        return known
-    targets = [_targets_of(batch, bench.train).cpu() for batch in bench.train.epoch(0)]
-    return torch.cat(targets).reshape(-1).numpy()
-
-
-def _targets_of(batch: Any, batches: Batches) -> Tensor:
-    """The targets of a batch, without running the model."""
-    _, targets = batches.forward(_NoModel(), batch)
-    return targets
-
-
-class _NoModel(torch.nn.Module):
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        """Nothing."""
-        return torch.empty(0)
-
-
 def _time_one_row(tracked: Run, splits: Splits, bench: Workbench, graph: PredictionGraph) -> dict[str, float]:
     """Latency of one raw row on the CPU, once the delivery of what is recorded leaves the interpreter alone."""
-    call = _one_row(splits, bench, graph.cpu())
+    call = one_row(bench, splits, graph.cpu())
     tracked.settle(_SETTLE_SECONDS)
     return measure_latency(call, repeats=_LATENCY_CALLS, budget_seconds=_LATENCY_SECONDS)
-
-
-def _one_row(splits: Splits, bench: Workbench, graph: PredictionGraph) -> Callable[[], object]:
-    """A call that predicts one row, as raw as it comes."""
-    graph.eval()
-    if isinstance(splits.test, Table) and splits.schema is not None:
-        predictor = Predictor(graph, splits.schema)
-        row = {str(name): [values[0]] for name, values in splits.test.columns().items()}
-        return lambda: predictor.predict(row)
-    batch = next(iter(bench.test.epoch(0)))
-    model = bench.learner.model.cpu()
-    one = _first_row(batch[:-1] if isinstance(bench.test, TensorBatches) else batch)
-    return lambda: bench.test.forward(model, one)
-
-
-def _first_row(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[:1].cpu()
-    if isinstance(batch, Mapping):
-        return {key: _first_row(value) for key, value in batch.items()}
-    return tuple(_first_row(value) for value in batch) if isinstance(batch, tuple | list) else batch
 
 
 def _conclude(
@@ -327,14 +222,9 @@ def _package(
     files.write_weights(folder, graph)
     if splits.schema is not None:
         files.write_schema(folder, splits.schema)
-    rows = {name: _rows(splits, name, len(split.targets)) for name, split in predicted.items()}
+    rows = {name: row_numbers(splits, name, len(split.targets)) for name, split in predicted.items()}
     files.write_predictions(folder, predicted, rows, splits.classes)
     files.write_verdicts(folder, verdicts)
-
-
-def _rows(splits: Splits, name: str, num_rows: int) -> NDArray[Any]:
-    split = splits[name]
-    return split.rows if isinstance(split, Table) else np.arange(num_rows)
 
 
 def _draw(folder: Path, splits: Splits, fitted: FitResult, test: Predicted, objective: Objective) -> None:
@@ -363,8 +253,6 @@ def _record(tracked: Run, result: Result, fitted: FitResult) -> None:
 
 def _publish(result: Result, tracked: Run) -> Result:
     """`result.json`, written last: MLflow's id of the run is known only now."""
-    from dataclasses import replace
-
     result = replace(result, run_id=tracked.run_id)
     write_json_atomic(tracked.folder / RESULT, result.as_json())
     publish_result(tracked.folder)

@@ -12,7 +12,7 @@ from rich.table import Table
 from mlops_hydra.errors import Fault
 
 if TYPE_CHECKING:
-    from mlops_hydra.experiment import Result
+    from mlops_hydra.packaging.result import Result
 
 _REPEATS: Final = ("seed", "data.split.seed", "data.split.fold")  # overrides that only repeat a configuration
 _STYLES: Final = {"passed": "green", "failed": "red", "undecided": "yellow"}

@@ -5,14 +5,14 @@ any number of loader workers gives the same batches, and an epoch can be begun a
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 from mlops_hydra.errors import DataError, Fault
 from mlops_hydra.training.seeding import RandomState, derive_seed, set_all_seeds
@@ -32,6 +32,14 @@ class Batches(Protocol):
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """`(outputs [rows, ...], targets [rows, ...])` of one batch."""
+
+    def sample(self) -> Any | None:
+        """A batch of the first two rows; None if reading them would use them up."""
+
+
+def as_targets(targets: Tensor, *, regression: bool) -> Tensor:
+    """Targets as losses take them: float32 `[n, 1]`, or int64 `[n]` for classes."""
+    return targets.float().reshape(-1, 1) if regression else targets.long().reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +61,36 @@ class TensorBatches:
     def num_batches(self) -> int:
         """Batches an epoch. A last one of a single row joins the one before: batch normalisation needs two."""
         full, rest = divmod(len(self.targets), self.batch_size)
-        return max(1, full + (rest > 1 or (rest == 1 and self.batch_size == 1)))
+        return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def epoch(self, number: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Tuples `(inputs, targets)` of `batch_size` rows."""
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        """Tuples `(*inputs, targets)` of `batch_size` rows."""
         if self.shuffle_seed is None:
             yield from self._split((*self.inputs, self.targets))
             return
         generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
         order = torch.randperm(len(self.targets), generator=generator).to(self.targets.device)
         for chunk in self._split((order,), _GATHERED_BATCHES):
-            rows = chunk[1]
-            yield from self._split(tuple(tensor.index_select(0, rows) for tensor in (*self.inputs, self.targets)))
+            yield from self._split(tuple(tensor.index_select(0, *chunk) for tensor in (*self.inputs, self.targets)))
 
-    def _split(self, tensors: tuple[Tensor, ...], batches: int = 1) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    def _split(self, tensors: tuple[Tensor, ...], batches: int = 1) -> Iterator[tuple[Tensor, ...]]:
         size = self.batch_size * batches
         total = len(tensors[0])
         sizes = [size] * (total // size) + ([total % size] if total % size else [])
         if len(sizes) > 1 and sizes[-1] == 1 and self.batch_size > 1:
             sizes[-2:] = [sizes[-2] + 1]
-        for parts in zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True):
-            yield parts[:-1], parts[-1]
+        yield from zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
 
-    def forward(self, model: nn.Module, batch: tuple[tuple[Tensor, ...], Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Outputs and targets of one batch."""
-        inputs, targets = batch
-        return model(*inputs), targets
+        return model(*batch[:-1]), batch[-1]
+
+    def sample(self) -> tuple[Tensor, ...]:
+        """The first two rows."""
+        return tuple(tensor[:2] for tensor in (*self.inputs, self.targets))
 
 
+@dataclass(eq=False)
 class LoaderBatches:
     """A torch Dataset that need not fit in memory.
 
@@ -88,32 +98,35 @@ class LoaderBatches:
     as keyword arguments.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        num_workers: int = 0,
-        device: torch.device | None = None,
-        target: str | None = None,
-    ) -> None:
-        self._device, self._target = device or torch.device("cpu"), target
-        self._sampler: _EpochSampler | None = None
-        self._stream: _SeededStream | None = None
-        options: dict[str, Any] = {"generator": torch.Generator(), "pin_memory": self._device.type == "cuda"}
-        if isinstance(dataset, IterableDataset):
-            if num_workers > 1:
+    dataset: Dataset[Any]
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    shuffle: bool
+    regression: bool = False
+    num_workers: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    target: str | None = None
+    _items: "_SeededItems | None" = field(init=False, default=None)
+    _sampler: "_EpochSampler | None" = field(init=False, default=None)
+    _stream: "_SeededStream | None" = field(init=False, default=None)
+    _loader: DataLoader[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        options: dict[str, Any] = {"generator": torch.Generator(), "pin_memory": self.device.type == "cuda"}
+        options["num_workers"] = self.num_workers
+        if isinstance(self.dataset, IterableDataset):
+            if self.num_workers > 1:
                 rule = "a stream is read in its own order by one process; use 0 or 1"
-                raise DataError(Fault("data.num_workers", rule, num_workers))
-            self._stream = _SeededStream(dataset, seed)
-            self._loader: DataLoader[Any] = DataLoader(self._stream, batch_size, num_workers=num_workers, **options)
-        else:
-            num_rows = len(cast("Sized", dataset))
-            self._sampler = _EpochSampler(num_rows, batch_size, seed if shuffle else None)
-            options |= {"num_workers": num_workers, "persistent_workers": num_workers > 0}
-            self._loader = DataLoader(_SeededItems(dataset, seed), batch_sampler=self._sampler, **options)
+                raise DataError(Fault("data.num_workers", rule, self.num_workers))
+            self._stream = _SeededStream(self.dataset, self.seed, self.batch_size)
+            self._loader = DataLoader(self._stream, None, collate_fn=default_collate, **options)
+            return
+        num_rows = len(cast("Sized", self.dataset))
+        self._items = _SeededItems(self.dataset, self.seed)
+        self._sampler = _EpochSampler(num_rows, self.batch_size, self.seed if self.shuffle else None)
+        options["persistent_workers"] = self.num_workers > 0
+        self._loader = DataLoader(self._items, batch_sampler=self._sampler, **options)
 
     @property
     def num_batches(self) -> int | None:
@@ -127,29 +140,36 @@ class LoaderBatches:
         if self._stream is not None:
             self._stream.epoch = number
         for batch in self._loader:
-            yield _moved(batch, self._device)
+            yield _moved(batch, self.device)
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Outputs and targets of one batch; outputs with a `logits` attribute are read from there."""
         if isinstance(batch, Mapping):
-            if self._target not in batch:
+            if self.target not in batch:
                 rule = f"batches have {', '.join(map(str, batch))}; name the entry to predict in data.target"
-                raise DataError(Fault("data.target", rule, self._target))
-            outputs = model(**{key: value for key, value in batch.items() if key != self._target})
-            targets = batch[self._target]
+                raise DataError(Fault("data.target", rule, self.target))
+            outputs = model(**{key: value for key, value in batch.items() if key != self.target})
+            targets = batch[self.target]
         elif isinstance(batch, Sequence) and len(batch) >= 2:
             *inputs, targets = batch
             outputs = model(*inputs)
         else:
             rule = "items of a Dataset are (x, y) or mappings"
             raise DataError(Fault("data.source", rule, type(batch).__name__))
-        outputs = getattr(outputs, "logits", outputs)
-        return outputs, targets.to(outputs.dtype).reshape(-1, 1) if targets.is_floating_point() else targets
+        return getattr(outputs, "logits", outputs), as_targets(targets, regression=self.regression)
+
+    def sample(self) -> Any | None:
+        """The first two rows; None for a stream."""
+        if self._items is None or self._sampler is None:
+            return None
+        keys = [(0, row) for row in range(min(2, self._sampler.num_rows))]
+        return _moved(default_collate(self._items.__getitems__(keys)), self.device)
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
+    """On the device; float64, which is what NumPy and Python floats collate to, becomes float32."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, torch.float32 if batch.dtype == torch.float64 else None, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: _moved(value, device) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
@@ -162,13 +182,13 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, num_rows: int, batch_size: int, shuffle_seed: int | None) -> None:
         self._rows = TensorBatches((), torch.arange(num_rows), batch_size, shuffle_seed)
-        self.epoch = 0
+        self.num_rows, self.epoch = num_rows, 0
 
     def __len__(self) -> int:
         return self._rows.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for _, rows in self._rows.epoch(self.epoch):
+        for (rows,) in self._rows.epoch(self.epoch):
             yield [(self.epoch, row) for row in rows.tolist()]
 
 
@@ -178,38 +198,57 @@ class _SeededItems(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self._dataset, self._seed = dataset, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, row = key
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
         before = None if get_worker_info() else RandomState()
-        seed = derive_seed(self._seed, "item", epoch, row)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
         try:
-            return self._dataset[row]
+            return [self._item(*key) for key in keys]
         finally:
             if before is not None:
                 before.restore()
 
+    def _item(self, epoch: int, row: int) -> Any:
+        seed = derive_seed(self._seed, "item", epoch, row)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        return self._dataset[row]
+
 
 class _SeededStream(IterableDataset[Any]):
-    """The stream draws from generators of its own, seeded by (seed, epoch)."""
+    """Batches of a stream, which draws from generators of its own, seeded by (seed, epoch)."""
 
-    def __init__(self, dataset: IterableDataset[Any], seed: int) -> None:
-        self._dataset, self._seed, self.epoch = dataset, seed, 0
+    def __init__(self, dataset: IterableDataset[Any], seed: int, batch_size: int) -> None:
+        self._dataset, self._seed, self._batch_size, self.epoch = dataset, seed, batch_size, 0
 
-    def __iter__(self) -> Iterator[Any]:
-        outside = RandomState()
-        set_all_seeds(derive_seed(self._seed, "stream", self.epoch))
-        items = iter(self._dataset)
+    def __iter__(self) -> Iterator[list[Any]]:
+        return _in_batches(self._items(), self._batch_size)
+
+    def _items(self) -> Iterator[Any]:
+        items, inside = None, None
         while True:
+            outside = RandomState()
             try:
+                if items is None or inside is None:
+                    set_all_seeds(derive_seed(self._seed, "stream", self.epoch))
+                    items = iter(self._dataset)
+                else:
+                    inside.restore()
                 item = next(items)
             except StopIteration:
-                outside.restore()
                 return
-            inside = RandomState()
-            outside.restore()
+            finally:
+                inside = RandomState()
+                outside.restore()
             yield item
-            outside = RandomState()
-            inside.restore()
+
+
+def _in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size`; a last one of a single item joins the one before, as in memory."""
+    held: list[Any] = []
+    for item in items:
+        held.append(item)
+        if len(held) == (size + 2 if size > 1 else 1):
+            yield held[:size]
+            held = held[size:]
+    if held:
+        yield held

@@ -26,6 +26,7 @@ def resolve_device(name: str) -> torch.device:
 
 def refuse_distributed() -> None:
     """Raises ConfigError under a distributed launcher: each process would train, and record, the same thing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    world_size = os.environ.get("WORLD_SIZE", "")
+    if world_size.isdecimal() and int(world_size) > 1:
         rule = "one experiment trains on one device in one process; start it without a distributed launcher"
-        raise ConfigError(Fault("WORLD_SIZE", rule, os.environ["WORLD_SIZE"]))
+        raise ConfigError(Fault("WORLD_SIZE", rule, world_size))

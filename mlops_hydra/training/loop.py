@@ -6,9 +6,10 @@ training is done by observers. Nothing synchronises with the device inside a ste
 Shapes: outputs `[batch, out_features]`, targets int64 `[batch]` for classes or float32 `[batch, 1]`.
 """
 
+import copy
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import TrainerConfig
-from mlops_hydra.errors import NonFiniteError
+from mlops_hydra.errors import ConfigError, DataError, Fault, NonFiniteError
 from mlops_hydra.training.batches import Batches
 from mlops_hydra.training.observers import Observers, Training
 from mlops_hydra.training.stopping import EarlyStopping
@@ -105,14 +106,14 @@ class _Fit:
 
     def run(self) -> FitResult:
         training = self.training
-        self.observers.tell("on_fit_start", training)
         try:
+            self.observers.tell("on_fit_start", training)
             while not self._is_over():
                 self._epoch()
                 if self.stopping.should_stop:
                     break
         finally:
-            self.observers.tell("on_fit_end", training)
+            self.observers.tell_the_end(training)
         training.model.load_state_dict(self.best)
         best = math.nan if self.stopping.best is None else self.stopping.best
         early = self.stopping.should_stop and not self._is_over()
@@ -134,8 +135,10 @@ class _Fit:
         self.stopping = self.stopping.step(score)
         if self.stopping.improved:
             training.best_epoch = training.epoch
-            self.best = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
+            self.best = {name: _copied(value) for name, value in training.model.state_dict().items()}
+        training.metrics |= training.logged
         self.observers.tell("on_epoch_end", training)
+        training.logged.clear()
         self.history.append({"epoch": training.epoch, **training.metrics})
         if not math.isfinite(score):
             self.fail(f"val/{self.objective.metric}", score, step=training.step)
@@ -153,9 +156,12 @@ class _Fit:
         for group in _grouped(self.train.epoch(training.epoch), self.settings.accumulate):
             for parameter in parameters:
                 parameter.grad = None  # what zero_grad does, without its 8 us of profiling hooks
+            rows_in_group = sum(map(rows_of, group)) if len(group) > 1 else 0
             for batch in group:
                 loss, rows = loss_of(batch)
-                torch.autograd.backward(loss if len(group) == 1 else loss / len(group))
+                if training.step == 0:
+                    _check_loss(loss, "trainer.step" if self.learner.step else "trainer.loss")
+                torch.autograd.backward(loss * (rows / rows_in_group) if rows_in_group else loss)
                 losses.add(loss.detach(), rows)
             if clip is not None:
                 nn.utils.clip_grad_norm_(parameters, clip)
@@ -167,13 +173,21 @@ class _Fit:
                 self.observers.tell("on_step_end", training)
             if training.step == self.settings.steps:
                 break
+        if losses.num_rows == 0:
+            rule = f"the training split gave no rows in epoch {training.epoch}; can it be iterated more than once?"
+            raise DataError(Fault("data.source", rule))
         return losses.mean()
 
     def _loss_function(self) -> Callable[[Any], tuple[Tensor, int]]:
         """`batch -> (loss, rows)`."""
         forward, loss, split, step = self.forward, self.learner.loss, self.train.forward, self.learner.step
         if step is not None:
-            return lambda batch: (step(forward, batch), rows_of(batch))
+
+            def stepped(batch: Any) -> tuple[Tensor, int]:
+                with self.autocast():
+                    return step(forward, batch), rows_of(batch)
+
+            return stepped
         if self.autocast is nullcontext:
 
             def plain(batch: Any) -> tuple[Tensor, int]:
@@ -218,10 +232,12 @@ class _Losses:
     def __init__(self, fit: _Fit) -> None:
         self._fit = fit
         self._pending: list[tuple[Tensor, int, int]] = []
-        self._sum, self._num_rows = 0.0, 0
+        self._sum = 0.0
+        self.num_rows = 0
 
     def add(self, loss: Tensor, rows: int) -> None:
         self._pending.append((loss, rows, self._fit.training.step + 1))
+        self.num_rows += rows
         if len(self._pending) == _LOSSES_KEPT:
             self._read()
 
@@ -230,17 +246,16 @@ class _Losses:
             return
         losses, rows, steps = zip(*self._pending, strict=True)
         self._pending = []
-        values = torch.stack(losses).double().tolist()
+        values = torch.stack([loss.reshape(()) for loss in losses]).tolist()
         for value, step in zip(values, steps, strict=True):
             if not math.isfinite(value):
                 self._fit.fail("train/loss", value, step=step)
         self._sum += sum(map(operator.mul, values, rows))
-        self._num_rows += sum(rows)
         self._fit.training.rows += sum(rows)
 
     def mean(self) -> float:
         self._read()
-        return self._sum / self._num_rows if self._num_rows else math.nan
+        return self._sum / self.num_rows
 
 
 def _grouped(batches: Iterator[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -259,11 +274,28 @@ def _grouped(batches: Iterator[Any], size: int) -> Iterator[Sequence[Any]]:
         yield group
 
 
+def _check_loss(loss: Any, where: str) -> None:
+    """Raises ConfigError if there is nothing to follow downhill."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(Fault(where, "must give a scalar tensor, the mean loss of the batch", got))
+    if not loss.requires_grad:
+        rule = "gives a loss without a gradient: it must be computed from the model's outputs, not detached"
+        raise ConfigError(Fault(where, rule))
+
+
+def _copied(value: Any) -> Any:
+    """An entry of a state dict; extra state may be anything."""
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
 def rows_of(batch: Any) -> int:
-    """Rows in a collated batch of any form."""
-    if isinstance(batch, dict):
+    """Rows in a collated batch of any form: a list of lists of numbers is collated column by column."""
+    if isinstance(batch, Mapping):
         return rows_of(next(iter(batch.values())))
-    return rows_of(batch[-1]) if isinstance(batch, list | tuple) else len(batch)
+    if isinstance(batch, list | tuple) and not isinstance(batch[-1], str | bytes):
+        return rows_of(batch[-1])
+    return len(batch)
 
 
 @torch.no_grad()
@@ -278,6 +310,10 @@ def predict(
             output, target = batches.forward(model, batch)
         outputs.append(output.float())
         targets.append(target)
+    if not outputs:
+        raise DataError(
+            Fault("data.source", "a split that is predicted gave no rows; can it be iterated more than once?")
+        )
     if len(outputs) == 1:
         return outputs[0], targets[0]
     return torch.cat(outputs), torch.cat(targets)

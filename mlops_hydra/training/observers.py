@@ -5,6 +5,7 @@ the model or the optimizer is its own responsibility.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,13 @@ class Training:
     step: int = 0
     rows: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
     artifacts: list[Path] = field(default_factory=list)
 
     def log_metric(self, name: str, value: float) -> None:
-        """Record a number of your own with this epoch's metrics."""
-        self.metrics[name] = float(value)
+        """Record a number of your own with this epoch's metrics, also from within a step."""
+        self.metrics[name] = self.logged[name] = float(value)
 
     def log_artifact(self, path: str | Path) -> None:
         """Record a file of your own with the run."""
@@ -84,6 +86,12 @@ class Observers:
         """Call `hook` of all observers."""
         for method in self._hooks[hook]:
             method(training)
+
+    def tell_the_end(self, training: Training) -> None:
+        """Call `on_fit_end` of all observers, even if one of them fails: others may have something to tidy up."""
+        with ExitStack() as stack:
+            for method in reversed(self._hooks["on_fit_end"]):
+                stack.callback(method, training)
 
     def hears(self, hook: str) -> bool:
         """Whether anyone listens to `hook`."""

@@ -38,7 +38,7 @@ class PlainProgress(Observer):
         total = f"/{training.num_epochs}" if training.num_epochs else ""
         speed = training.rows / max(self._clock() - self._began, 1e-9)
         line = f"epoch {training.epoch}{total}  {_numbers(training)}  best {training.best_epoch}  {speed:,.0f} rows/s"
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressBar(Observer):
@@ -46,7 +46,7 @@ class ProgressBar(Observer):
 
     def __init__(self, console: Console) -> None:
         columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}")]
-        columns += [TextColumn("{task.fields[numbers]}"), _Speed(), TimeRemainingColumn(compact=True)]
+        columns += [TextColumn("{task.fields[numbers]}", markup=False), _Speed(), TimeRemainingColumn(compact=True)]
         self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("training", total=None, at="", numbers="", rows=0)
         self._drawn = 0.0

@@ -9,10 +9,12 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
+
+_WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def set_all_seeds(seed: int) -> None:
@@ -34,23 +36,25 @@ def reproducible(*, deterministic: bool, num_threads: int | None) -> Iterator[No
 
     The number of threads is part of it: it decides the order in which sums are made.
     """
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     debugging: Any = torch.utils.deterministic
-    fill = debugging.fill_uninitialized_memory
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True)
-        debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
-        torch.backends.cudnn.benchmark = False
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark, fill = torch.backends.cudnn.benchmark, debugging.fill_uninitialized_memory
+    workspace = os.environ.get(_WORKSPACE)
     try:
+        if deterministic:
+            os.environ.setdefault(_WORKSPACE, ":4096:8")  # read when CUDA starts
+            torch.use_deterministic_algorithms(True)
+            debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
+            torch.backends.cudnn.benchmark = False
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        torch.backends.cudnn.benchmark = before[2]
-        debugging.fill_uninitialized_memory = fill
+        torch.set_deterministic_debug_mode(before[1])
+        torch.backends.cudnn.benchmark, debugging.fill_uninitialized_memory = benchmark, fill
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 class RandomState:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from mlops_hydra.errors import Fault, UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
@@ -23,6 +25,17 @@ class EarlyStopping:
     best: float | None = None
     num_bad: int = 0
     stopped_by_nan: bool = False
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.direction not in ("minimize", "maximize"):
+            faults.append(Fault("direction", "must be minimize or maximize", self.direction))
+        if self.patience is not None and self.patience < 1:
+            faults.append(Fault("patience", "must be at least 1 epoch, or None for never", self.patience))
+        if not self.min_delta >= 0:
+            faults.append(Fault("min_delta", "must be at least 0", self.min_delta))
+        if faults:
+            raise UsageError(faults)
 
     def step(self, score: float) -> Self:
         """The state after one more epoch that ended with `score`."""
