@@ -25,6 +25,7 @@ slow: $(STAMP) ## the tests that take long
 	$(BIN)/python -m pytest -m slow -p no:randomly --durations=10
 
 bench: $(STAMP) ## training and start-up against the peers, interleaved
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/startup.py
 

@@ -237,3 +237,12 @@ def test_a_distributed_launcher_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*QUICK]) == 2
     assert "one process" in words(capsys)
+
+
+def test_warnings_are_still_heard_in_and_after_a_multirun(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra's own way to switch its logging off would switch off ours with it."""
+    pd.DataFrame({"x": np.arange(80.0), "one": 1, "label": [0, 1] * 40}).to_csv("a.csv", index=False)
+    data = ["data=csv", "data.path=a.csv", "data.target=label", "gates=none", *QUICK]
+    for argv in (["-m", *data], data):
+        assert main(argv) == 0
+        assert "the same value in every training row: one" in capsys.readouterr().err

@@ -18,6 +18,10 @@ class CNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if len(in_shape) != 3:
+            raise ValueError(f"images have the shape [channels, height, width], got {list(in_shape)}")
+        if any(number < 1 for number in (*channels, hidden)):
+            raise ValueError(f"every layer needs at least one unit, got channels={list(channels)}, hidden={hidden}")
         before, height, width = in_shape
         blocks: list[nn.Module] = []
         for after in channels:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from mlops_hydra.config.check import PLATEAU
 from mlops_hydra.config.frozen import Target
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import ExperimentConfig
@@ -22,13 +21,15 @@ from mlops_hydra.config.targets import as_function, build, names_parameter, para
 from mlops_hydra.data.encoding import encode
 from mlops_hydra.data.features import FeatureTransform
 from mlops_hydra.data.splits import Splits, Table
-from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError
-from mlops_hydra.training.batches import Batches, LoaderBatches, TensorBatches
+from mlops_hydra.errors import ConfigError, Fault
+from mlops_hydra.training.batches import Batches, LoaderBatches, TensorBatches, as_targets
 from mlops_hydra.training.loop import Learner
+from mlops_hydra.training.optimization import build_optimizer, build_scheduler
+from mlops_hydra.training.probe import probe
 from mlops_hydra.training.scale import TargetScale
+from mlops_hydra.training.seeding import RandomState
 
 _PREDICTED_ROWS: Final = 4096  # rows a batch where nothing is learnt
-_FUSED_ON: Final = frozenset({"cpu", "cuda", "mps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,10 @@ def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objecti
         features = features.to(device)
         model = Embedded(features, network) if features.has_embeddings else network
     batches = {name: _batches(config, splits, name, features, scale, device) for name in ("train", "val", "test")}
-    _probe(model, batches["val"], _out_features(splits), config.model)
-    optimizer = _build_optimizer(config.optimizer, model, device)
-    scheduler, each_step = _build_scheduler(config, optimizer, objective, batches["train"])
     loss = _build_loss(config, splits).to(device)
+    probe(model, loss, batches["val"], _out_features(splits), config)
+    optimizer = build_optimizer(config.optimizer, model, device)
+    scheduler, each_step = build_scheduler(config, optimizer, objective, batches["train"])
     step = as_function(config.trainer.step) if config.trainer.step else None
     learner = Learner(model, optimizer, loss, scheduler, each_step, step)
     return Workbench(learner, network, features, scale, **batches)
@@ -129,7 +130,9 @@ def _sample_shape(splits: Splits) -> tuple[int, ...] | None:
     if isinstance(splits.train, Table):
         return None
     dataset: Any = splits.train
-    item = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
+    before = RandomState()
+    item = next(iter(dataset), None) if isinstance(dataset, IterableDataset) else dataset[0]
+    before.restore()
     first: Any = item[0] if isinstance(item, list | tuple) and item else None
     return tuple(first.shape) if hasattr(first, "shape") else None
 
@@ -151,12 +154,12 @@ def _batches(
         targets = _target_tensor(split.targets, splits, scale).to(device)
         return TensorBatches(inputs, targets, size, seed)
     if isinstance(split, TensorDataset):
-        *inputs_of, last = split.tensors
-        if last.is_floating_point():
-            last = last.float().reshape(-1, 1)
-        return TensorBatches(tuple(tensor.to(device) for tensor in inputs_of), last.to(device), size, seed)
+        *inputs_of, last = (tensor.to(device) for tensor in split.tensors)
+        inputs = tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs_of)
+        return TensorBatches(inputs, as_targets(last, regression=splits.task == "regression"), size, seed)
     return LoaderBatches(
         split,
+        regression=splits.task == "regression",
         batch_size=config.trainer.batch_size,
         seed=config.seed,
         shuffle=training,
@@ -182,89 +185,14 @@ def _target_tensor(targets: Any, splits: Splits, scale: TargetScale) -> Tensor:
     return scale.standardised(targets) if splits.task == "regression" else torch.from_numpy(targets)
 
 
-@torch.no_grad()
-def _probe(model: nn.Module, batches: Batches, out_features: int, target: Target) -> None:
-    """Two rows through the model, so that a misfit is told in words and before training.
-
-    Raises:
-        ConfigError: the model fails on them, or gives something of another shape.
-    """
-    if not isinstance(batches, TensorBatches):
-        return
-    rows = tuple(tensor[:2] for tensor in batches.inputs)
-    shapes = ", ".join(str(list(row.shape)) for row in rows)
-    was_training = model.training
-    try:
-        outputs = model.eval()(*rows)
-    except MlopsHydraError:
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split())
-        raise ConfigError(Fault("model", f"{target.path} fails on rows of shape {shapes}: {message}")) from error
-    finally:
-        model.train(was_training)
-    needed = [len(rows[0]), out_features]
-    got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if got != needed:
-        raise ConfigError(Fault("model", f"{target.path} must give {needed} for rows of shape {shapes}", got))
-
-
-def _build_optimizer(target: Target, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """torch's own optimizers run fused where they can: twice as fast on small models, and the same result."""
-    parameters = list(model.parameters())
-    offers: dict[str, Any] = {"params": parameters}
-    chosen = {"fused", "foreach", "differentiable"} & set(target.args)
-    plain = all(p.is_floating_point() and not p.is_sparse for p in parameters)
-    if target.path.startswith("torch.optim.") and not chosen and plain and device.type in _FUSED_ON:
-        offers["fused"] = True
-    built = build(target, offers)
-    if not isinstance(built, torch.optim.Optimizer):
-        raise ConfigError(Fault("optimizer", f"{target.path} gives no torch.optim.Optimizer", type(built).__name__))
-    return built
-
-
-def _build_scheduler(
-    config: ExperimentConfig, optimizer: torch.optim.Optimizer, objective: Objective, train: Batches
-) -> tuple[Any, bool]:
-    """The scheduler, and whether it moves each step rather than each epoch."""
-    target, settings = config.scheduler, config.trainer
-    if target is None:
-        return None, False
-    counts_steps = names_parameter(target, "total_steps")
-    each_step = counts_steps if settings.scheduler_interval == "auto" else settings.scheduler_interval == "step"
-    if each_step and target.path == PLATEAU:
-        rule = "follows the objective, which is measured once an epoch: use epoch"
-        raise ConfigError(Fault("trainer.scheduler_interval", f"{target.path} {rule}", settings.scheduler_interval))
-    offers: dict[str, Any] = {"optimizer": optimizer}
-    if target.path == PLATEAU:
-        offers["mode"] = "min" if objective.direction == "minimize" else "max"
-    if counts_steps:
-        offers["total_steps"] = _total(config, train, each_step)
-    return build(target, offers), each_step
-
-
-def _total(config: ExperimentConfig, train: Batches, each_step: bool) -> int:
-    """How often the scheduler will move."""
-    settings = config.trainer
-    if settings.steps is not None and each_step:
-        return settings.steps
-    if settings.epochs is not None and not each_step:
-        return settings.epochs
-    if train.num_batches is None:
-        rule = "the length of a stream is not known before it is read: give trainer.steps and trainer.epochs=null"
-        raise ConfigError(Fault("trainer.epochs", f"needed for the scheduler's total_steps; {rule}"))
-    steps_an_epoch = math.ceil(train.num_batches / settings.accumulate)
-    if settings.epochs is not None:
-        return settings.epochs * steps_an_epoch
-    return math.ceil((settings.steps or 0) / steps_an_epoch)
-
-
 def _build_loss(config: ExperimentConfig, splits: Splits) -> Any:
     """`(outputs, targets) -> scalar` as a module; cross entropy or squared error unless something else is asked for."""
     if config.trainer.loss is None:
         return nn.MSELoss() if splits.task == "regression" else nn.CrossEntropyLoss()
     offers: Mapping[str, Any] = {}
     targets = splits.targets("train")
+    if splits.task == "regression" and names_parameter(config.trainer.loss, "class_counts"):
+        raise ConfigError(Fault("trainer.loss", f"{config.trainer.loss.path} is for classes; this is a regression"))
     if splits.task != "regression" and targets is not None:
         offers = {"class_counts": np.bincount(targets, minlength=len(splits.classes)).tolist()}
     loss = as_function(config.trainer.loss, offers)

@@ -8,11 +8,10 @@ Shapes: outputs `[batch, out_features]`, targets int64 `[batch]` for classes or 
 
 import copy
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import TrainerConfig
-from mlops_hydra.errors import ConfigError, DataError, Fault, NonFiniteError
+from mlops_hydra.errors import DataError, Fault, NonFiniteError
 from mlops_hydra.training.batches import Batches
+from mlops_hydra.training.losses import EpochLosses, check_loss
 from mlops_hydra.training.observers import Observers, Training
 from mlops_hydra.training.stopping import EarlyStopping
-
-_LOSSES_KEPT: Final = 1024  # on the device before they are added up: bounds memory, and the delay of noticing NaN
 
 Measure = Callable[[Tensor, Tensor], dict[str, float]]
 Step = Callable[[nn.Module, Any], Tensor]
@@ -151,7 +149,7 @@ class _Fit:
         hears_steps = self.observers.hears("on_step_end")
         clip, scheduler = self.settings.clip_norm, self.learner.scheduler if self.learner.schedule_each_step else None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        losses = _Losses(self)
+        losses = EpochLosses(self._not_finite)
         self.forward.train()
         for group in _grouped(self.train.epoch(training.epoch), self.settings.accumulate):
             for parameter in parameters:
@@ -160,9 +158,10 @@ class _Fit:
             for batch in group:
                 loss, rows = loss_of(batch)
                 if training.step == 0:
-                    _check_loss(loss, "trainer.step" if self.learner.step else "trainer.loss")
+                    check_loss(loss, "trainer.step" if self.learner.step else "trainer.loss")
                 torch.autograd.backward(loss * (rows / rows_in_group) if rows_in_group else loss)
-                losses.add(loss.detach(), rows)
+                losses.add(loss.detach(), rows, training.step + 1)
+                training.rows += rows
             if clip is not None:
                 nn.utils.clip_grad_norm_(parameters, clip)
             optimizer.step()
@@ -218,44 +217,15 @@ class _Fit:
         else:
             scheduler.step()
 
+    def _not_finite(self, loss: float, step: int) -> None:
+        self.fail("train/loss", loss, step=step)
+
     def fail(self, what: str, value: float, *, step: int) -> None:
         training = self.training
         best = f"; the best epoch so far was {training.best_epoch}" if training.best_epoch else ""
         hint = "try a smaller optimizer.lr or trainer.clip_norm=1"
         message = f"{what} is {value} in epoch {training.epoch}, step {step}{best}; {hint}"
         raise NonFiniteError(message, epoch=training.epoch, step=step)
-
-
-class _Losses:
-    """Losses of an epoch, left on the device until some have come together."""
-
-    def __init__(self, fit: _Fit) -> None:
-        self._fit = fit
-        self._pending: list[tuple[Tensor, int, int]] = []
-        self._sum = 0.0
-        self.num_rows = 0
-
-    def add(self, loss: Tensor, rows: int) -> None:
-        self._pending.append((loss, rows, self._fit.training.step + 1))
-        self.num_rows += rows
-        if len(self._pending) == _LOSSES_KEPT:
-            self._read()
-
-    def _read(self) -> None:
-        if not self._pending:
-            return
-        losses, rows, steps = zip(*self._pending, strict=True)
-        self._pending = []
-        values = torch.stack([loss.reshape(()) for loss in losses]).tolist()
-        for value, step in zip(values, steps, strict=True):
-            if not math.isfinite(value):
-                self._fit.fail("train/loss", value, step=step)
-        self._sum += sum(map(operator.mul, values, rows))
-        self._fit.training.rows += sum(rows)
-
-    def mean(self) -> float:
-        self._read()
-        return self._sum / self.num_rows
 
 
 def _grouped(batches: Iterator[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -272,16 +242,6 @@ def _grouped(batches: Iterator[Any], size: int) -> Iterator[Sequence[Any]]:
             group = []
     if group:
         yield group
-
-
-def _check_loss(loss: Any, where: str) -> None:
-    """Raises ConfigError if there is nothing to follow downhill."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ConfigError(Fault(where, "must give a scalar tensor, the mean loss of the batch", got))
-    if not loss.requires_grad:
-        rule = "gives a loss without a gradient: it must be computed from the model's outputs, not detached"
-        raise ConfigError(Fault(where, rule))
 
 
 def _copied(value: Any) -> Any:

@@ -68,7 +68,7 @@ HOOKS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
 
 def check_observer(name: str, observer: object) -> None:
     """Raises ConfigError if `observer` has no hook at all, or a method that looks like a misspelt one."""
-    methods = [attribute for attribute in dir(observer) if attribute.startswith("on_")]
+    methods = [name for name in dir(observer) if name.startswith("on_") and callable(getattr(observer, name))]
     rule = f"an observer has methods among {', '.join(HOOKS)}"
     if unknown := [method for method in methods if method not in HOOKS]:
         raise ConfigError([Fault(f"callbacks.{name}", rule, method, nearest(method, HOOKS)) for method in unknown])
@@ -98,6 +98,6 @@ class Observers:
         return bool(self._hooks[hook])
 
 
-def _overrides(observer: Any, hook: str) -> bool:
-    method = getattr(type(observer), hook, None) or getattr(observer, hook, None)
-    return method is not None and method is not getattr(Observer, hook)
+def _overrides(observer: object, hook: str) -> bool:
+    method = getattr(observer, hook, None)
+    return method is not None and getattr(method, "__func__", method) is not getattr(Observer, hook)
