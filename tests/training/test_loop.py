@@ -392,6 +392,7 @@ def test_bf16_holds_for_a_users_step_too(fitter: Fitter) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's compiler uses what torch deprecates
 def test_a_compiled_model_learns_the_same_and_its_weights_have_their_names(fitter: Fitter) -> None:
     """Compiling takes a C++ compiler and tens of seconds."""
     plain = fitter("epochs=2", PATIENT)
