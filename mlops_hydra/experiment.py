@@ -113,7 +113,7 @@ def _observers(config: ExperimentConfig, console: Console, log: Console) -> list
 
 
 class _Recorder(Observer):
-    """Sends each epoch's numbers, and files that observers logged, to the record of the run; hears last."""
+    """Sends each epoch's numbers, and files that observers logged, to the record of the run; hears after them."""
 
     def __init__(self, tracked: Run) -> None:
         self._tracked = tracked
@@ -121,6 +121,10 @@ class _Recorder(Observer):
     def on_epoch_end(self, training: Training) -> None:
         """Record and forget."""
         self._tracked.log_metrics(training.metrics, step=training.epoch)
+        self.on_fit_end(training)
+
+    def on_fit_end(self, training: Training) -> None:
+        """Files that were logged since, also by an epoch that did not come to its end."""
         while training.artifacts:
             self._tracked.log_artifact(training.artifacts.pop(0))
 

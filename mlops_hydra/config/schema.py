@@ -52,6 +52,12 @@ def _check_device(value: str) -> str:
     return value
 
 
+def _version_text(value: object) -> object:
+    """YAML reads `version: 3` as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Version = Annotated[str, BeforeValidator(_version_text)]
 Device = Annotated[str, AfterValidator(_check_device)]
 AnyTarget = Annotated[Target, BeforeValidator(_parse_target), PlainSerializer(thaw)]
 Tags = Annotated[FrozenMap, BeforeValidator(_parse_args), PlainSerializer(thaw)]
@@ -130,7 +136,7 @@ class DataConfig(Section):
     )
     split: SplitConfig
     encoding: EncodingConfig
-    version: str | None = Field(description="names the content of a stream that cannot be hashed")
+    version: Version | None = Field(description="names the content of a stream that cannot be hashed")
     num_workers: int = neutral("processes that load a torch Dataset", ge=0, le=256)
 
 

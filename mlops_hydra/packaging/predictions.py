@@ -28,13 +28,9 @@ def predict_splits(bench: Workbench, splits: Splits, graph: PredictionGraph) -> 
 
 def as_predicted(outputs: Tensor, targets: Tensor, graph: PredictionGraph) -> Predicted:
     """Outputs and targets as the model sees them -> arrays in the target's units."""
-    outputs, targets = outputs.cpu(), targets.cpu()
-    graph_device = graph.target_mean.device
-    predictions = graph.finish(outputs.to(graph_device)).cpu().numpy()
-    if graph.task == "regression":
-        actual = targets.reshape(-1).double() * graph.target_deviation.cpu() + graph.target_mean.cpu()
-        return Predicted(actual.numpy(), predictions)
-    return Predicted(targets.numpy(), predictions)
+    predictions = graph.finish(outputs.cpu()).numpy()
+    actual = graph.finish(targets.cpu()) if graph.task == "regression" else targets.cpu()
+    return Predicted(actual.numpy(), predictions)
 
 
 def train_targets(splits: Splits, target: str | None) -> NDArray[Any]:
@@ -45,13 +41,12 @@ def train_targets(splits: Splits, target: str | None) -> NDArray[Any]:
 
 def one_row(bench: Workbench, splits: Splits, graph: PredictionGraph) -> Callable[[], object]:
     """A call that predicts one row, as raw as it comes."""
-    graph.eval()
     if isinstance(splits.test, Table) and splits.schema is not None:
         predictor = Predictor(graph, splits.schema)
         row = {str(name): [values[0]] for name, values in splits.test.columns().items()}
         return lambda: predictor.predict(row)
     batch = next(iter(bench.test.epoch(0)))
-    model = bench.learner.model.cpu()
+    model = bench.learner.model.cpu().eval()
     one = _first_row(batch)
     return torch.no_grad()(lambda: bench.test.forward(model, one))
 

@@ -56,6 +56,9 @@ class Predictor:
     graph: PredictionGraph
     schema: FeatureSchema
 
+    def __post_init__(self) -> None:
+        self.graph.eval()
+
     @torch.inference_mode()
     def predict(self, columns: Mapping[str, Values]) -> NDArray[np.float64]:
         """Raw columns of n rows -> probabilities `[n, classes]` or values `[n]`.

@@ -71,9 +71,9 @@ def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objecti
     features = _fit_features(config, splits)
     network = _build_model(config.model, splits, features).to(device)
     model = network
-    if features is not None:
-        features = features.to(device)
-        model = Embedded(features, network) if features.has_embeddings else network
+    if features is not None and features.has_embeddings:
+        features.embeddings.to(device)  # the rest stays on the CPU: it is used once, in float64, which MPS lacks
+        model = Embedded(features, network)
     batches = {name: _batches(config, splits, name, features, scale, device) for name in ("train", "val", "test")}
     loss = _build_loss(config, splits).to(device)
     probe(model, loss, batches["val"], _out_features(splits), config)
@@ -174,10 +174,7 @@ def _prepared(split: Table, splits: Splits, features: FeatureTransform) -> tuple
     """What the trained module is called with: everything that is not learnt is done once, here."""
     assert splits.schema is not None, "tables have a schema"
     encoded = encode(split.columns(), splits.schema)
-    device = features.impute.device
-    dense, codes = features.prepare(
-        torch.from_numpy(encoded.numeric).to(device), torch.from_numpy(encoded.codes).to(device)
-    )
+    dense, codes = features.prepare(torch.from_numpy(encoded.numeric), torch.from_numpy(encoded.codes))
     return (dense, codes) if features.has_embeddings else (features.assemble(dense, codes),)
 
 
