@@ -1,6 +1,7 @@
 """The process around `cli.main`: what the console script and `python -m mlops_hydra` start."""
 
 import atexit
+import contextlib
 import gc
 import logging
 import os
@@ -20,8 +21,9 @@ def main() -> NoReturn:
     code = command(sys.argv[1:])
     atexit._run_exitfuncs()
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(code)
 
 

@@ -4,6 +4,8 @@ Single runs are composed by `config.compose`; `hydra.main` serves multirun, --cf
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import math
@@ -15,13 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
 from rich.markup import escape
 
 from mlops_hydra import __version__
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
-from mlops_hydra.summary import print_faults, print_jobs, print_result
+from mlops_hydra.summary import Terminal, print_faults, print_jobs, print_result
 
 if TYPE_CHECKING:
     from mlops_hydra.config.schema import ExperimentConfig
@@ -43,8 +44,10 @@ def main(argv: Sequence[str]) -> int:
         sys.path.insert(0, "")  # the directory it is called from is importable
     _listen()
     try:
-        command = _COMMANDS.get(argv[0], train) if argv else train
-        return command(argv if command is train else argv[1:])
+        named = [index for index, word in enumerate(argv) if word in _COMMANDS and not _is_value(argv, index)]
+        if not named:
+            return train(argv)
+        return _COMMANDS[argv[named[0]]]([word for index, word in enumerate(argv) if index != named[0]])
     except KeyboardInterrupt:
         _stderr().print("Interrupted.")
         return INTERRUPTED
@@ -54,6 +57,29 @@ def main(argv: Sequence[str]) -> int:
         return _report(error)
 
 
+_TAKE_A_VALUE: Final = frozenset(
+    {
+        "--config-dir",
+        "-cd",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--package",
+        "-p",
+        "--cfg",
+        "-c",
+        "--info",
+        "-i",
+    }
+)
+
+
+def _is_value(argv: Sequence[str], index: int) -> bool:
+    """Whether a word belongs to the flag before it."""
+    return index > 0 and argv[index - 1] in _TAKE_A_VALUE
+
+
 def train(argv: Sequence[str]) -> int:
     """One run, or what Hydra's own flags ask for."""
     overrides, roots, multirun, others = _parse(argv)
@@ -61,7 +87,7 @@ def train(argv: Sequence[str]) -> int:
         print(f"{PROGRAM} {__version__}")
         return 0
     if others:
-        return _hydra(argv)
+        return _look(argv, overrides, roots)
     _check_words(overrides)
     if multirun:
         return _multirun(argv, overrides, roots)
@@ -74,7 +100,8 @@ def check(argv: Sequence[str]) -> int:
     """Compose and check everything, and print what a run would do; creates nothing."""
     overrides, roots, multirun, others = _parse(argv)
     if others:
-        return _hydra(argv)
+        return _look(argv, overrides, roots)
+    _check_words(overrides)
     if multirun:
         raise ConfigError(Fault("check", "looks at one experiment: leave out -m and the swept values"))
     from mlops_hydra.config.compose import compose_from
@@ -82,7 +109,7 @@ def check(argv: Sequence[str]) -> int:
     from mlops_hydra.tracking.lineage import identify
     from mlops_hydra.tracking.store import redacted, tracking_uri
 
-    console = Console()
+    console = Terminal()
     config = compose_from(overrides, roots)
     lineage = identify(config)
     uri, reason = tracking_uri(config)
@@ -95,7 +122,7 @@ def check(argv: Sequence[str]) -> int:
         "neutral": "not part of the fingerprint:",
     }
     lines = [f"{name:<12} {value}" for name, value in rows.items()]
-    lines += [f"{'':<12} {path}={_short(value)}" for path, value in neutral_values(config).items()]
+    lines += [f"{'':<12} {path}={redacted(_short(value))}" for path, value in neutral_values(config).items()]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -132,7 +159,7 @@ def _train(config: "ExperimentConfig") -> "Result":
     from mlops_hydra.experiment import run
     from mlops_hydra.tracking.store import redacted, tracking_uri
 
-    console = Console()
+    console = Terminal()
     uri, reason = tracking_uri(config)
     result = run(config, console=console)
     print_result(result, f"{redacted(uri)} ({reason})", console)
@@ -153,7 +180,7 @@ def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
             del os.environ[_JOBS_FILE]
         jobs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     if jobs:
-        print_jobs(jobs, Console())
+        print_jobs(jobs, Terminal())
     if code:
         return code
     if any("error" in job for job in jobs):
@@ -174,6 +201,19 @@ def _check_jobs(overrides: list[str], roots: Roots) -> None:
             faults |= {str(fault): fault for fault in error.faults}
     if faults:
         raise ConfigError(list(faults.values()))
+
+
+def _look(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
+    """What Hydra's own flags ask for; where it refuses the request, our faults rather than its text."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = _hydra(argv)
+    if code == 1:
+        from mlops_hydra.config.compose import compose_from
+
+        compose_from([text for text in overrides if "=" in text or text.startswith("~")], roots)
+    sys.stderr.write(said.getvalue())
+    return code
 
 
 def _hydra(argv: Sequence[str]) -> int:
@@ -201,7 +241,7 @@ def _job(cfg: Any) -> float:
 
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
-    Console().rule(" ".join(overrides) or "(defaults)", align="left", style="dim")
+    Terminal().print(f"\n[dim]── {escape(' '.join(overrides) or '(defaults)')}[/dim]", highlight=False)
     job: dict[str, Any] = {"overrides": overrides}
     try:
         result = _train(config_of(cfg, origin_of(overrides, hydra_cfg.runtime.choices)))
@@ -236,7 +276,10 @@ def _report(error: Exception) -> int:
     if isinstance(error, MlopsHydraError):
         console.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False, soft_wrap=True)
         return error.exit_code
-    console.print("This is a bug in mlops_hydra or in code of yours that it called.", highlight=False)
+    console.print(
+        "Something failed in code that mlops_hydra called, or in mlops_hydra itself; the traceback ends where.",
+        highlight=False,
+    )
     return 1
 
 
@@ -256,5 +299,5 @@ def _listen() -> None:
         package.addHandler(_LogToTerminal())
 
 
-def _stderr() -> Console:
-    return Console(stderr=True)
+def _stderr() -> Terminal:
+    return Terminal(stderr=True)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import to_yaml
-from mlops_hydra.config.objective import Objective, resolve_objective
+from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.targets import as_function, build
 from mlops_hydra.data.sources import open_source
 from mlops_hydra.data.splits import Splits
+from mlops_hydra.evaluation.baseline import Baseline
 from mlops_hydra.evaluation.evaluate import Predicted, evaluate
 from mlops_hydra.evaluation.gates import Verdict, judge, overall
 from mlops_hydra.evaluation.latency import measure_latency
@@ -32,6 +33,7 @@ from mlops_hydra.packaging.result import Result
 from mlops_hydra.tracking.folders import RESULT, publish_result, write_json_atomic
 from mlops_hydra.tracking.lineage import identify
 from mlops_hydra.tracking.run import Run, tracked_experiment
+from mlops_hydra.tracking.store import redacted
 from mlops_hydra.training.build import Workbench, build_workbench
 from mlops_hydra.training.device import refuse_distributed, resolve_device
 from mlops_hydra.training.loop import FitResult, fit
@@ -65,17 +67,20 @@ def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
         for warning in splits.warnings:
             logger.warning("%s", warning)
         objective = resolve_objective(config.objective, splits.task)
+        check_gate_metrics(config.gates, splits.task)
         bench = build_workbench(config, splits, objective, device)
         fitted = _fit(config, splits, bench, objective, [*_observers(config, console, log), _Recorder(tracked)])
         graph = _export(bench, splits)
+        _keep(config, tracked, splits, graph)
         predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
         _draw(tracked.folder, splits, fitted, predicted["test"], objective)
         metrics |= _time_one_row(tracked, splits, bench, graph)
         verdicts = judge(config.gates, metrics, task=splits.task, objective=objective)
         result = _conclude(config, tracked, fitted, objective, metrics, verdicts, splits.warnings)
-        _package(config, tracked.folder, splits, graph, predicted, verdicts)
+        _package(tracked.folder, splits, predicted, verdicts)
         _record(tracked, result, fitted)
-    return _publish(result, tracked)
+        _publish(result)
+    return _publish(replace(result, run_id=tracked.run_id))
 
 
 def _checked(config: ExperimentConfig) -> ExperimentConfig:
@@ -106,7 +111,7 @@ def _setting(config: ExperimentConfig, folder: Path) -> Iterator[Console]:
 
 
 def _observers(config: ExperimentConfig, console: Console, log: Console) -> list[object]:
-    own = {name: build(target) for name, target in config.callbacks.items()}
+    own = {name: build(target, where=f"callbacks.{name}") for name, target in config.callbacks.items()}
     for name, observer in own.items():
         check_observer(name, observer)
     return [*own.values(), make_progress(config.progress, console), PlainProgress(log)]
@@ -132,6 +137,7 @@ class _Recorder(Observer):
 def _fit(
     config: ExperimentConfig, splits: Splits, bench: Workbench, objective: Objective, observers: list[object]
 ) -> FitResult:
+    _try_metrics(config, splits)
     measure = _measure(config, splits, bench, objective)
     set_all_seeds(derive_seed(config.seed, "fit"))
     return fit(
@@ -143,6 +149,16 @@ def _fit(
         measure=measure,
         observers=observers,
     )
+
+
+def _try_metrics(config: ExperimentConfig, splits: Splits) -> None:
+    """The user's metrics on what the baseline says of validation: one that fails is told before training, not after."""
+    train, val = splits.targets("train"), splits.targets("val")
+    if train is None or val is None or not config.metrics:
+        return
+    functions = {name: as_function(target, where=f"metrics.{name}") for name, target in config.metrics.items()}
+    guess = Baseline.fit(train, splits.task, len(splits.classes)).predict(len(val))
+    user_metrics(functions, val, guess, splits.task)
 
 
 def _measure(
@@ -200,7 +216,7 @@ def _conclude(
 ) -> Result:
     return Result(
         fingerprint=config.fingerprint,
-        run_id=None,
+        run_id=tracked.run_id,
         status="new",
         lineage=tracked.lineage,
         metrics=metrics,
@@ -214,18 +230,19 @@ def _conclude(
     )
 
 
-def _package(
-    config: ExperimentConfig,
-    folder: Path,
-    splits: Splits,
-    graph: PredictionGraph,
-    predicted: Mapping[str, Predicted],
-    verdicts: tuple[Verdict, ...],
-) -> None:
-    files.write_text(folder / files.CONFIG, to_yaml(config))
-    files.write_weights(folder, graph)
+def _keep(config: ExperimentConfig, tracked: Run, splits: Splits, graph: PredictionGraph) -> None:
+    """What was trained, on disk and in the record before anything that comes after can fail."""
+    kept = [
+        files.write_text(tracked.folder / files.CONFIG, redacted(to_yaml(config))),
+        files.write_weights(tracked.folder, graph),
+    ]
     if splits.schema is not None:
-        files.write_schema(folder, splits.schema)
+        kept.append(files.write_schema(tracked.folder, splits.schema))
+    for path in kept:
+        tracked.log_artifact(path)
+
+
+def _package(folder: Path, splits: Splits, predicted: Mapping[str, Predicted], verdicts: tuple[Verdict, ...]) -> None:
     rows = {name: row_numbers(splits, name, len(split.targets)) for name, split in predicted.items()}
     files.write_predictions(folder, predicted, rows, splits.classes)
     files.write_verdicts(folder, verdicts)
@@ -249,15 +266,12 @@ def _record(tracked: Run, result: Result, fitted: FitResult) -> None:
     final = {name: value for name, value in result.metrics.items() if name not in already}
     tracked.log_metrics(final, step=result.best_epoch)
     tracked.set_tags({"verdict": result.verdict, "objective": str(result.objective), "best_epoch": result.best_epoch})
-    names = (files.CONFIG, files.WEIGHTS, files.SCHEMA, files.PREDICTIONS, files.VERDICTS, "plots", "run.log")
-    for path in (tracked.folder / name for name in names):
-        if path.exists():
-            tracked.log_artifact(path)
+    for name in (files.PREDICTIONS, files.VERDICTS, "plots", "run.log"):
+        tracked.log_artifact(tracked.folder / name)
 
 
-def _publish(result: Result, tracked: Run) -> Result:
-    """`result.json`, written last: MLflow's id of the run is known only now."""
-    result = replace(result, run_id=tracked.run_id)
-    write_json_atomic(tracked.folder / RESULT, result.as_json())
-    publish_result(tracked.folder)
+def _publish(result: Result) -> Result:
+    """`result.json`, before the wait for MLflow and again after it: its id of the run may be known only then."""
+    write_json_atomic(result.folder / RESULT, result.as_json())
+    publish_result(result.folder)
     return result

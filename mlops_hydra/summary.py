@@ -18,6 +18,21 @@ _REPEATS: Final = ("seed", "data.split.seed", "data.split.fold")  # overrides th
 _STYLES: Final = {"passed": "green", "failed": "red", "undecided": "yellow"}
 
 
+class Terminal(Console):
+    """Falls silent when nobody reads it any more: a closed pipe or a full disk ends no training."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.quiet = True
+
+    def on_broken_pipe(self) -> None:
+        """rich would leave the process here."""
+        self.quiet = True
+
+
 def print_result(result: "Result", uri: str, console: Console) -> None:
     """Fingerprint, metrics beside the baseline's, each gate with its verdict, and where to look."""
     style = _STYLES[result.verdict]

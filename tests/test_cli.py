@@ -246,3 +246,43 @@ def test_warnings_are_still_heard_in_and_after_a_multirun(workplace: Path, capsy
     for argv in (["-m", *data], data):
         assert main(argv) == 0
         assert "the same value in every training row: one" in capsys.readouterr().err
+
+
+def test_a_command_may_stand_anywhere(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    assert main(["seed=1", "check"]) == 0
+    assert "would" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--cfg", "job", "optimizer.lrr=1"], ["check", "foo"]], ids=" ".join)
+def test_looking_at_a_wrong_request_exits_2_in_our_words(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert "The request is wrong (1 fault)" in captured.err
+    assert "object_type" not in captured.err
+
+
+def test_a_reader_that_goes_away_ends_no_training(workplace: Path) -> None:
+    """A real process whose output nobody reads after the first line, about 6 s."""
+    command = [sys.executable, "-m", "mlops_hydra", *QUICK, "trainer.epochs=20"]
+    with subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 0, said
+    assert result_of(workplace)["verdict"] == "passed"
+
+
+def test_a_password_in_the_tracking_uri_is_nowhere_to_be_read(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody listens on port 9; delivery gives up after its attempts, 2-4 s."""
+    secret = ["tracking=server", "tracking.uri=http://user:hunter2@127.0.0.1:9", "tracking.timeout_seconds=2"]
+    assert main(["check", *QUICK, *secret]) == 0
+    assert main([*QUICK, *secret]) == 0
+    captured = capsys.readouterr()
+    assert "hunter2" not in captured.out + captured.err
+    texts = [path for path in workplace.rglob("*") if path.suffix in (".yaml", ".json", ".jsonl", ".log")]
+    assert texts
+    assert not [path for path in texts if "hunter2" in path.read_text()]

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from mlops_hydra import Observer, Training, compose, run
 from mlops_hydra.config.fingerprint import flatten, identity
-from mlops_hydra.errors import ConfigError, DataError, NonFiniteError
+from mlops_hydra.errors import ConfigError, DataError, NonFiniteError, UsageError
 from mlops_hydra.evaluation.metrics import score
 
 QUICK = ["model=linear", "trainer=debug", "progress=off"]
@@ -60,6 +61,17 @@ class Waiting(Observer):
 
 def nan_if_constant(targets: Any, predictions: Any) -> float:
     return float("nan") if len(set(predictions)) == 1 else float((targets == predictions).mean())
+
+
+def broken(targets: Any, predictions: Any) -> float:
+    raise ZeroDivisionError("nothing to divide by")
+
+
+class Raising(Observer):
+    """A bug of the user's."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        raise KeyError("a bug of mine")
 
 
 def half(targets: Any, predictions: Any) -> float:
@@ -168,6 +180,46 @@ def test_a_users_metric_can_be_the_objective_and_a_gate(workplace: Path) -> None
     assert result.objective_value == result.metrics["val/half"]
     assert {verdict.name: verdict.verdict for verdict in result.gates}["mine"] == "failed"
     assert result.exit_code == 3
+
+
+@pytest.mark.usefixtures("own_code")
+def test_a_metric_that_fails_is_told_before_training(workplace: Path) -> None:
+    with pytest.raises(UsageError, match=r"metrics\.mine: ZeroDivisionError: nothing to divide by"):
+        run(compose([*QUICK, "+metrics.mine._target_=own_code.broken"]))
+    (recorded,) = recorded_runs()
+    assert recorded.info.status == "FAILED"
+    assert not recorded.data.metrics
+
+
+@pytest.mark.usefixtures("own_code")
+def test_a_failing_observer_is_named_in_its_own_error(workplace: Path) -> None:
+    with pytest.raises(KeyError) as caught:
+        run(compose([*QUICK, "+callbacks.mine._target_=own_code.Raising"]))
+    assert "in on_epoch_end of the observer Raising, epoch 1" in caught.value.__notes__[0]
+
+
+def test_a_gate_on_a_metric_of_another_task_is_told_before_training(workplace: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gates\.mine\.metric: not measured for binary"):
+        run(compose([*QUICK, "+gates.mine={metric: rmse, threshold: 1}"]))
+
+
+def test_ctrl_c_while_waiting_for_the_store_loses_no_result(workplace: Path) -> None:
+    """A server that accepts and never answers, and a real process that is interrupted while it waits, about 7 s."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"tracking.uri=http://127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, "-m", "mlops_hydra", *QUICK, "tracking=server", uri]
+        process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            spools = list(workplace.glob("outputs/runs/*/*/spool.jsonl"))
+            if spools and '"FINISHED"' in spools[0].read_text():
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    (path,) = workplace.glob("outputs/runs/*/result.json")
+    assert json.loads(path.read_text())["verdict"] == "passed"
 
 
 @pytest.mark.usefixtures("own_code")

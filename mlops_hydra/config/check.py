@@ -54,7 +54,10 @@ def recorded(tree: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Experiment
     Nothing outside the trusted packages is imported, however deep it is named (see `targets.check_trusted`).
     `trust` comes from the person who asks, never from `tree`.
     """
-    faults = [fault.below(where) for where, target in _targets(dict(tree)) for fault in check_trusted(target, trust)]
+    try:
+        faults = [fault.below(where) for where, node in _targets(dict(tree)) for fault in check_trusted(node, trust)]
+    except RecursionError:
+        raise ConfigError(Fault("config", "is nested too deeply to be an experiment")) from None
     if faults:
         raise ConfigError(faults)
     return checked({**tree, "trust": list(trust)})
@@ -138,16 +141,29 @@ def _as_fault(error: Any) -> Fault:
         return Fault(path, rule, error["input"], nearest(str(error["loc"][-1]), known))
     if error["type"] == "missing":
         return Fault(path, "needs a value")
-    message = error["msg"].removeprefix("Value error, ")
-    value = None if isinstance(error["input"], Mapping) else thaw(error["input"])
-    rule = message.replace("Input should be", "must be")
+    value = error["input"]
+    rule = _IN_WORDS.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    rule = rule.replace("Input should be", "must be").replace("String should", "must")
+    if value is None:
+        rule += ", got null"
+    if isinstance(value, bool):
+        rule += " (YAML reads on, off, yes and no as booleans: quote text)"
+    value = None if isinstance(value, Mapping) else thaw(value)
     return Fault(path or "config", rule, value, nearest(str(value), _expected(error)))
+
+
+_IN_WORDS: Final = {
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "is_instance_of": "must be a mapping",
+    "tuple_type": "must be a list",
+}
 
 
 def _expected(error: Any) -> list[str]:
     """The values that a field with a fixed choice allows."""
     listed = (error.get("ctx") or {}).get("expected", "")
-    return [choice.strip("' ") for choice in listed.replace(" or ", ",").split(",")]
+    return [choice.strip("' ") for choice in listed.replace(" or ", ",").split(",") if choice.strip("' ")]
 
 
 def _fields_at(loc: tuple[Any, ...]) -> tuple[str, list[str]]:
@@ -171,6 +187,12 @@ def _check_names(config: ExperimentConfig) -> list[Fault]:
         faults.append(Fault("objective.direction", rule))
     for name, gate in config.gates.items():
         faults += _check_gate(f"gates.{name}", gate, measured)
+        if own == "loss" and gate.metric == "objective" and gate.on == "test":
+            rule = "the loss is measured on val only: choose another objective, or gates=none"
+            faults.append(Fault(f"gates.{name}.metric", rule, gate.metric))
+    if config.scheduler is None and config.trainer.scheduler_interval != "auto":
+        rule = "there is no scheduler to move: choose one, or leave it at auto"
+        faults.append(Fault("trainer.scheduler_interval", rule, config.trainer.scheduler_interval))
     for name in sorted(set(config.metrics) & set(METRICS)):
         faults.append(Fault(f"metrics.{name}", "is the name of a built-in metric; choose another"))
     return faults

@@ -17,7 +17,7 @@ from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.fingerprint import flatten
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.config.schema import ExperimentConfig, Origin
-from mlops_hydra.errors import ConfigError, Fault, nearest
+from mlops_hydra.errors import ConfigError, Fault, UsageError, nearest
 
 
 def compose(
@@ -38,6 +38,8 @@ def compose(
 
 def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
     """`compose` for any roots."""
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise UsageError(Fault("overrides", 'must be a list of texts such as ["model=mlp", "seed=1"]', overrides))
     _check_roots(roots)
     with _initialized(roots):
         cfg, faults = _compose_tree(list(overrides), roots.name)
@@ -59,10 +61,13 @@ def config_of(cfg: DictConfig, origin: Origin, faults: Sequence[Fault] = ()) -> 
     Raises:
         ConfigError: with every fault.
     """
+    tree, unresolved = _plain(cfg)
+    faults = [*faults, *unresolved]
     try:
-        config = checked(_plain(cfg))
+        config = checked(tree)
     except ConfigError as error:
-        raise ConfigError([*faults, *error.faults]) from None
+        known = {fault.path for fault in unresolved}
+        raise ConfigError([*faults, *(fault for fault in error.faults if fault.path not in known)]) from None
     if faults:
         raise ConfigError(faults)
     config._origin = origin
@@ -121,10 +126,16 @@ def _check_roots(roots: Roots) -> None:
 
 @contextmanager
 def _initialized(roots: Roots) -> Iterator[None]:
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import initialize_config_search_path
 
-    with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
-        yield
+    outer = GlobalHydra.instance().hydra  # of a notebook that has initialized Hydra for itself
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _compose_tree(overrides: list[str], config_name: str) -> tuple[DictConfig | None, list[Fault]]:
@@ -151,7 +162,12 @@ def _compose_tree(overrides: list[str], config_name: str) -> tuple[DictConfig | 
 
 def _values_last(override: Any) -> bool:
     """Groups first: a value may belong to the option that was chosen."""
-    return override.value_type.name != "ELEMENT" or "." in override.key_or_group or override.is_add()
+    return (
+        override.value_type is None
+        or override.value_type.name != "ELEMENT"
+        or "." in override.key_or_group
+        or override.is_add()
+    )
 
 
 def _compose(overrides: list[str], config_name: str) -> DictConfig:
@@ -182,9 +198,11 @@ def _override_fault(override: Any, error: Exception, cfg: DictConfig) -> Fault:
     key = override.key_or_group
     if override.is_sweep_override():
         return Fault(key, "several values need a multirun: add -m", override.input_line.partition("=")[2])
-    value = override.get_value_element_as_str()
+    value = "" if override.is_delete() else override.get_value_element_as_str()
+    options = sorted(_group_options(key))
     if isinstance(error, MissingConfigException) and error.options is not None:
         options = sorted(error.options)
+    if options and (isinstance(error, MissingConfigException) or value == "null"):
         return Fault(key, f"no such option; choose from {', '.join(options)}", value, nearest(value, options))
     known = [path for path in flatten(_unresolved(cfg)) if not path.startswith("hydra.")]
     if not override.is_add() and OmegaConf.select(cfg, key, throw_on_missing=False) is None and key not in known:
@@ -192,12 +210,27 @@ def _override_fault(override: Any, error: Exception, cfg: DictConfig) -> Fault:
     return Fault(key, _message(error), value)
 
 
+def _group_options(key: str) -> list[str]:
+    from hydra.core.global_hydra import GlobalHydra
+
+    return list(GlobalHydra.instance().config_loader().get_group_options(key))
+
+
 def _unknown_key(key: str, value: str, known: list[str]) -> Fault:
     parent, _, leaf = key.rpartition(".")
+    has_siblings = any(_is_below(path, parent) for path in known if path != parent)
+    if parent in _OPEN or (not has_siblings and parent.rpartition(".")[0] in _OPEN):
+        return Fault(key, f"is new: add it with a plus, +{key}={value}", value)
     siblings = sorted({path[len(parent) :].strip(".").split(".")[0] for path in known if _is_below(path, parent)})
     meant = tuple(f"{parent}.{name}".strip(".") for name in nearest(leaf, siblings))
     meant = meant or tuple(path for path in known if path.endswith(f".{leaf}"))[:2] or nearest(key, known)
     return Fault(key, "no such key", value, meant)
+
+
+_OPEN: Final = frozenset(
+    {"tags", "metrics", "callbacks", "gates", "data.kinds", "trainer.loss", "trainer.step", "scheduler"}
+)
+"""Where keys are the person's own, or there may be none yet."""
 
 
 def _is_below(path: str, parent: str) -> bool:
@@ -220,17 +253,14 @@ def _unresolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """Plain values with interpolations resolved, without Hydra's own node; what has no value yet is left out.
+def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
+    """Plain values without Hydra's own node, and a fault for each interpolation that cannot be resolved.
 
-    Raises:
-        ConfigError: interpolations that cannot be resolved, each with its path.
+    What has no value yet is left out.
     """
     faults: list[Fault] = []
     tree = {str(key): _resolve(cfg, key, str(key), faults) for key in cfg if key != "hydra"}
-    if faults:
-        raise ConfigError(faults)
-    return {key: value for key, value in tree.items() if value is not _NO_VALUE}
+    return {key: value for key, value in tree.items() if value is not _NO_VALUE}, faults
 
 
 _NO_VALUE: Final = object()

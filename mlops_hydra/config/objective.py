@@ -3,10 +3,11 @@
 The names stand here, above everything that measures, because configuration is checked against them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mlops_hydra.config.schema import Direction, ObjectiveConfig, Task
+from mlops_hydra.config.schema import Direction, GateConfig, ObjectiveConfig, Task
 from mlops_hydra.errors import ConfigError, Fault
 
 _CLASSES: Final[frozenset[Task]] = frozenset({"binary", "multiclass"})
@@ -56,6 +57,18 @@ class Objective:
 
     def __str__(self) -> str:
         return f"{self.direction} val/{self.metric}"
+
+
+def check_gate_metrics(gates: Mapping[str, GateConfig], task: Task) -> None:
+    """Raises ConfigError for gates, meant for `task`, on metrics that do not exist for it: known before training."""
+    faults = []
+    for name, gate in gates.items():
+        info = METRICS.get(gate.metric)
+        if info is not None and task not in info.tasks and (gate.tasks is None or task in gate.tasks):
+            rule = f"not measured for {task}; say gates.{name}.tasks=[...] if it is meant for another"
+            faults.append(Fault(f"gates.{name}.metric", rule, gate.metric))
+    if faults:
+        raise ConfigError(faults)
 
 
 def resolve_objective(config: ObjectiveConfig, task: Task) -> Objective:

@@ -57,6 +57,13 @@ def _version_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _check_folder(value: str) -> str:
+    if "?" in value:
+        raise ValueError("must not contain '?': the address of the SQLite store ends there")
+    return value
+
+
+Folder = Annotated[str, AfterValidator(_check_folder)]
 Version = Annotated[str, BeforeValidator(_version_text)]
 Device = Annotated[str, AfterValidator(_check_device)]
 AnyTarget = Annotated[Target, BeforeValidator(_parse_target), PlainSerializer(thaw)]
@@ -102,8 +109,11 @@ class SplitConfig(Section):
             raise ValueError("num_folds and fold are given together")
         if self.num_folds is not None and self.fold is not None and self.fold >= self.num_folds:
             raise ValueError(f"fold counts from 0 and must be below num_folds={self.num_folds}, got {self.fold}")
-        if self.by in ("group", "time", "column") and self.column is None:
+        by_column = self.by in ("group", "time", "column")
+        if by_column and self.column is None:
             raise ValueError(f"by={self.by} needs the name of a column in data.split.column")
+        if self.column is not None and not by_column:
+            raise ValueError(f"column={self.column} is only read with by=group, by=time or by=column, got by={self.by}")
         if self.num_folds is not None and self.by in ("time", "column"):
             raise ValueError(f"by={self.by} decides the splits itself; folds need random, stratified or group")
         return self
@@ -138,6 +148,14 @@ class DataConfig(Section):
     encoding: EncodingConfig
     version: Version | None = Field(description="names the content of a stream that cannot be hashed")
     num_workers: int = neutral("processes that load a torch Dataset", ge=0, le=256)
+
+    @model_validator(mode="after")
+    def _classes_make_sense(self) -> Self:
+        if self.classes is not None and self.task == "regression":
+            raise ValueError("a regression has no classes: data.classes=null")
+        if self.classes is not None and len(set(map(str, self.classes))) < len(self.classes):
+            raise ValueError(f"classes names a class twice, got {list(self.classes)}")
+        return self
 
 
 class EarlyStoppingConfig(Section):
@@ -195,6 +213,8 @@ class GateConfig(Section):
             raise ValueError("the baseline is measured on test: leave out `on`, or give a threshold")
         if self.metric == "loss" and self.on != "val":
             raise ValueError("loss is measured on val: say on=val")
+        if isinstance(self.by, float) and self.by < 0:
+            raise ValueError(f"by is a margin of at least 0, got {self.by}")
         if isinstance(self.by, str):
             number = self.by.removesuffix("%")
             if not self.by.endswith("%") or not number.replace(".", "", 1).isdigit():
@@ -235,7 +255,7 @@ class ExperimentConfig(Section):
     gates: dict[str, GateConfig] = neutral("name: what the result must reach")
     sweeps: None = neutral("how a study searches; null: one run")
     tracking: TrackingConfig = neutral("where runs are recorded")
-    output_dir: str = neutral("folder of everything local", min_length=1)
+    output_dir: Folder = neutral("folder of everything local", min_length=1)
     tags: Tags = neutral("name: text, shown in MLflow")
     progress: Literal["auto", "bar", "plain", "off"] = neutral("auto: a bar on a terminal, else a line an epoch")
     trust: tuple[str, ...] = neutral("packages that a recorded configuration may name")

@@ -24,6 +24,8 @@ _RESERVED: Final = frozenset({"_partial_", "_args_"})
 _SCALARS: Final = (int, float, bool, str, type(None), Path)
 _CONTAINERS: Final = (list, tuple, set, dict, Sequence, Mapping)
 
+_ABOUT_PYTHON: Final = frozenset({"is_instance_of", "needs_python_object"})  # alternatives that YAML cannot say
+
 _AT_LEAST_0: Final = (0.0, float("inf"))
 _SHARE: Final = (0.0, 1.0)
 OPTIMIZER_BOUNDS: Final[dict[str, tuple[float, float]]] = {
@@ -114,14 +116,16 @@ def _check_type(value: Any, annotation: Any, path: str) -> list[Fault]:
     try:
         _converted(value, annotation)
     except ValidationError as error:
-        rules = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in error.errors() if _about_yaml(e))
+        rules = dict.fromkeys(_in_words(e) for e in error.errors() if e["type"] not in _ABOUT_PYTHON)
         got = ", got null" if value is None else ""
         return [Fault(path, f"must be {' or '.join(rules)}{got}", thaw(value))]
     return []
 
 
-def _about_yaml(error: Any) -> bool:
-    return "instance of" not in error["msg"]
+def _in_words(error: Any) -> str:
+    if error["type"] in ("missing", "too_long", "too_short"):
+        return "a list of another length"
+    return str(error["msg"].removeprefix("Input should be "))
 
 
 def _converted(value: Any, annotation: Any) -> Any:

@@ -121,11 +121,11 @@ def offered(found: Any, offers: Mapping[str, Any]) -> dict[str, Any]:
     return {p.name: offers[p.name] for p in parameters_of(found) or [] if p.name in offers}
 
 
-def build(target: Target, offers: Mapping[str, Any] | None = None) -> Any:
+def build(target: Target, offers: Mapping[str, Any] | None = None, *, where: str = "_target_") -> Any:
     """Call what `target` names with its args and those `offers` that its signature names.
 
     Raises:
-        ConfigError: the call failed; the message is that of the constructor.
+        ConfigError: the call failed; the message is that of the constructor, the path is `where`.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -140,7 +140,7 @@ def build(target: Target, offers: Mapping[str, Any] | None = None) -> Any:
         if isinstance(cause, MlopsHydraError):
             raise cause from None
         message = " ".join(str(cause).split())
-        raise ConfigError(Fault("_target_", f"{target.path} failed: {type(cause).__name__}: {message}")) from error
+        raise ConfigError(Fault(where, f"{target.path} failed: {type(cause).__name__}: {message}")) from error
 
 
 def _packages(target: Target) -> list[str]:
@@ -153,11 +153,13 @@ def _packages(target: Target) -> list[str]:
     return sorted({f"{path.partition('.')[0]}.*" for path in paths + defined})
 
 
-def as_function(target: Target, offers: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+def as_function(
+    target: Target, offers: Mapping[str, Any] | None = None, *, where: str = "_target_"
+) -> Callable[..., Any]:
     """A function with its args bound, or the instance of a class: something to call later."""
     found = resolve(target.path)
     if isinstance(found, type):
-        built: Callable[..., Any] = build(target, offers)
+        built: Callable[..., Any] = build(target, offers, where=where)
         return built
     args = {key: build(value) if isinstance(value, Target) else thaw(value) for key, value in target.args.items()}
     return functools.partial(found, **args, **offered(found, offers or {}))

@@ -47,7 +47,9 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         DataError: it cannot be opened, or something else came out.
     """
-    return CheckedSource(_wrap(build(config.source, {"path": config.path, "version": config.version}), config))
+    return CheckedSource(
+        _wrap(build(config.source, {"path": config.path, "version": config.version}, where="data.source"), config)
+    )
 
 
 @dataclasses.dataclass

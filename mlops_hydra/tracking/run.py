@@ -153,6 +153,26 @@ def _write_patch(path: Path, patch: str) -> None:
 
 
 def _end(run: Run, status: str, error: Exception | None) -> None:
+    with _uninterrupted():
+        _write_end(run, status, error)
+    run._delivery.finish()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals are ignored for the milliseconds that the last record takes: the run is ending anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_end(run: Run, status: str, error: Exception | None) -> None:
     try:
         write_json_atomic(run.folder / ENVIRONMENT, environment())
         run.log_artifact(run.folder / ENVIRONMENT)
@@ -162,7 +182,6 @@ def _end(run: Run, status: str, error: Exception | None) -> None:
     except TrackingError as unwritten:
         logger.warning("The end of the run is not recorded: %s", unwritten)
     run._spool.close()
-    run._delivery.finish()
 
 
 def _tags(config: ExperimentConfig, lineage: Lineage, git: GitState) -> dict[str, str]:

@@ -211,7 +211,11 @@ class _SeededItems(Dataset[Any]):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
-        return self._dataset[row]
+        try:
+            return self._dataset[row]
+        except Exception as error:
+            error.add_note(f"in item {row} of {type(self._dataset).__name__}, epoch {epoch}")
+            raise
 
 
 class _SeededStream(IterableDataset[Any]):

@@ -79,7 +79,7 @@ def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objecti
     probe(model, loss, batches["val"], _out_features(splits), config)
     optimizer = build_optimizer(config.optimizer, model, device)
     scheduler, each_step = build_scheduler(config, optimizer, objective, batches["train"])
-    step = as_function(config.trainer.step) if config.trainer.step else None
+    step = as_function(config.trainer.step, where="trainer.step") if config.trainer.step else None
     learner = Learner(model, optimizer, loss, scheduler, each_step, step)
     return Workbench(learner, network, features, scale, **batches)
 
@@ -114,7 +114,7 @@ def _build_model(target: Target, splits: Splits, features: FeatureTransform | No
     ):
         if name not in offers and _requires(target, name):
             raise ConfigError(Fault("model", f"{target.path} {rule}"))
-    model = build(target, offers)
+    model = build(target, offers, where="model")
     if not isinstance(model, nn.Module):
         raise ConfigError(Fault("model", f"{target.path} gives a {type(model).__name__}, needed is a torch.nn.Module"))
     return model
@@ -192,7 +192,7 @@ def _build_loss(config: ExperimentConfig, splits: Splits) -> Any:
         raise ConfigError(Fault("trainer.loss", f"{config.trainer.loss.path} is for classes; this is a regression"))
     if splits.task != "regression" and targets is not None:
         offers = {"class_counts": np.bincount(targets, minlength=len(splits.classes)).tolist()}
-    loss = as_function(config.trainer.loss, offers)
+    loss = as_function(config.trainer.loss, offers, where="trainer.loss")
     return loss if isinstance(loss, nn.Module) else _LossFunction(loss)
 
 

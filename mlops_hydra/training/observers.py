@@ -84,7 +84,12 @@ class Observers:
     def tell(self, hook: str, training: Training) -> None:
         """Call `hook` of all observers."""
         for method in self._hooks[hook]:
-            method(training)
+            try:
+                method(training)
+            except Exception as error:
+                observer = type(getattr(method, "__self__", method)).__name__
+                error.add_note(f"in {hook} of the observer {observer}, epoch {training.epoch}, step {training.step}")
+                raise
 
     def tell_the_end(self, training: Training) -> None:
         """Call `on_fit_end` of all observers, even if one of them fails: others may have something to tidy up."""

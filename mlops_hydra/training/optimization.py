@@ -26,7 +26,7 @@ def build_optimizer(target: Target, model: nn.Module, device: torch.device) -> t
     chosen = {"fused", "foreach", "differentiable"} & set(target.args)
     if target.path.startswith("torch.optim.") and not chosen and device.type in _FUSED_ON and _can_be_fused(model):
         offers["fused"] = True
-    built = build(target, offers)
+    built = build(target, offers, where="optimizer")
     if not isinstance(built, torch.optim.Optimizer):
         raise ConfigError(Fault("optimizer", f"{target.path} gives no torch.optim.Optimizer", type(built).__name__))
     return built
@@ -66,7 +66,7 @@ def build_scheduler(
         offers["mode"] = "min" if objective.direction == "minimize" else "max"
     if counts_steps:
         offers["total_steps"] = _total(config, train, each_step)
-    return build(target, offers), each_step
+    return build(target, offers, where="scheduler"), each_step
 
 
 def _total(config: ExperimentConfig, train: Batches, each_step: bool) -> int:

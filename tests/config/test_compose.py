@@ -6,8 +6,8 @@ import pytest
 
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import compose, compose_from, sweep_jobs, to_yaml
-from mlops_hydra.config.roots import Roots
-from mlops_hydra.errors import ConfigError, Fault
+from mlops_hydra.config.roots import Roots, packaged_conf
+from mlops_hydra.errors import ConfigError, Fault, UsageError
 
 
 def faults_of(*overrides: str, roots: Roots | None = None) -> dict[str, Fault]:
@@ -65,6 +65,15 @@ def test_three_different_faults_are_reported_together_with_nearest_names() -> No
         ("+gates.beats_baseline.on=val", "gates.beats_baseline"),
         ("+gates.mine={metric: loss, threshold: 1}", "gates.mine"),
         ("+data.kinds.age=number", "data.kinds.age"),
+        ("data.split.column=hospital", "data.split"),
+        ("data.classes=[low,low]", "data"),
+        ("data.task=regression", "data"),
+        ("data.image_shape=[1,8]", "data.image_shape"),
+        ("trainer.scheduler_interval=step", "trainer.scheduler_interval"),
+        ("objective.metric=loss", "gates.beats_baseline.metric"),
+        ("+gates.mine={metric: f1, better_than: baseline, by: -0.1}", "gates.mine"),
+        ("output_dir='a?b'", "output_dir"),
+        ("~nothing", "nothing"),
     ],
 )
 def test_a_value_out_of_bounds_is_a_fault_of_its_path(override: str, path: str) -> None:
@@ -100,6 +109,53 @@ def test_several_values_without_multirun_say_what_to_do() -> None:
 def test_text_that_is_no_override_is_named_and_the_rest_is_still_checked() -> None:
     faults = faults_of("trainer.epochs", "optimizer.lr=-1")
     assert set(faults) == {"trainer.epochs", "optimizer.lr"}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr=fast", "must be a valid number"),
+        ("optimizer.betas=[0.9]", "must be a list of another length"),
+        ("data.split=null", "must be a mapping, got null"),
+        ("data.drop=null", "must be a list, got null"),
+        ("tags=null", "must be a mapping, got null"),
+        ("model=null", "choose from cnn, linear, mlp"),
+        ("tags.team=blue", "+tags.team=blue"),
+        ("trainer.loss._target_=torch.nn.MSELoss", "+trainer.loss._target_"),
+        ("gates.mine.metric=f1", "+gates.mine.metric=f1"),
+        ("progress=off", None),
+        ("progress=false", "quote text"),
+    ],
+)
+def test_a_rule_is_told_in_words_of_yaml(override: str, words: str | None) -> None:
+    if words is None:
+        assert compose([override]).progress == "off"
+    else:
+        (fault,) = faults_of(override).values()
+        assert words in fault.rule
+        assert "isinstance" not in fault.rule
+
+
+def test_a_deletion_beside_another_fault_is_reported_like_any_override() -> None:
+    assert "optimizer.lrr" in faults_of("~optimizer.lr", "optimizer.lrr=1")
+
+
+def test_overrides_are_a_list_of_texts() -> None:
+    for wrong in ("model=mlp", [1]):
+        with pytest.raises(UsageError, match="list of texts"):
+            compose(wrong)  # type: ignore[arg-type]
+
+
+def test_composing_inside_an_initialized_hydra_leaves_it_as_it_was() -> None:
+    import hydra
+
+    with hydra.initialize_config_dir(str(packaged_conf())):
+        assert compose(["seed=3"]).seed == 3
+        assert hydra.compose("config").seed == 0
+
+
+def test_a_bad_interpolation_hides_no_other_fault() -> None:
+    assert set(faults_of("name=${nope}", "trainer.epochs=0")) == {"name", "trainer.epochs"}
 
 
 def test_an_interpolation_that_leads_nowhere_is_a_fault_of_its_path() -> None:

@@ -156,6 +156,14 @@ def test_a_recorded_config_of_ours_is_accepted_and_its_own_trust_is_not_believed
     assert recorded({**tree, "metrics": metrics}, trust=("sklearn",)).metrics
 
 
+def test_a_recorded_config_without_a_bottom_is_refused() -> None:
+    node: Any = []
+    for _ in range(100_000):
+        node = [node]
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        recorded({**as_tree(compose()), "model": {"_target_": "mlops_hydra.models.MLP", "hidden": node}})
+
+
 def test_trust_is_about_packages_not_about_beginnings_of_names() -> None:
     assert check_trusted(target("sklearnx.Model"), ("sklearn",))
     assert not check_trusted(target("sklearn.metrics.f1_score"), ("sklearn",))

@@ -283,7 +283,9 @@ def test_cosine_without_epochs_says_which_value_is_missing() -> None:
 
 @pytest.mark.parametrize(("metric", "mode"), [("log_loss", "min"), ("accuracy", "max"), ("loss", "min")])
 def test_plateau_follows_the_direction_of_the_objective(metric: str, mode: str) -> None:
-    bench = bench_of(compose(["model=linear", "scheduler=plateau", f"objective.metric={metric}"]), splits_of(tensors))
+    bench = bench_of(
+        compose(["model=linear", "scheduler=plateau", "gates=none", f"objective.metric={metric}"]), splits_of(tensors)
+    )
     assert bench.learner.scheduler.mode == mode
     assert not bench.learner.schedule_each_step
 
