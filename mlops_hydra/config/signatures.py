@@ -55,7 +55,7 @@ def check_signature(
     for path, inner in walk(target, where):
         try:
             outermost = path == where
-            faults += [Fault(f"{path}.{key}", "must be a finite number", value) for key, value in _not_finite(inner)]
+            faults += _check_scalars(inner.args, path)
             faults += _check_one(inner, path, offers if outermost else frozenset(), num_passed if outermost else 0)
         except ConfigError as error:
             faults += [fault.below(path) for fault in error.faults]
@@ -78,15 +78,32 @@ def _check_one(target: Target, where: str, offers: frozenset[str], num_passed: i
             faults.append(Fault(path, f"is passed to {target.path} by mlops_hydra; leave it out", thaw(value)))
         elif key in named:
             faults += _check_type(value, named[key].annotation, path) or _check_bounds(target, key, path)
+        elif key.startswith("_") and key.endswith("_") and key not in _RESERVED:
+            faults.append(
+                Fault(path, f"is a word of Hydra's that may not be used here; only {', '.join(sorted(_RESERVED))}")
+            )
         elif not takes_any and key not in _RESERVED:
             rule = f"{target.path} has no parameter {key!r}; it takes {', '.join(settable) or 'none'}"
             faults.append(Fault(path, rule, thaw(value), nearest(key, settable)))
     return faults + _check_missing(target, where, named, offers)
 
 
-def _not_finite(target: Target) -> list[tuple[str, float]]:
-    """NaN and infinities have no name in JSON, so no fingerprint could hold them."""
-    return [(key, v) for key, v in target.args.items() if isinstance(v, float) and not math.isfinite(v)]
+def _check_scalars(value: Any, path: str) -> list[Fault]:
+    """What no argument may be, at any depth (targets inside are visited for themselves).
+
+    NaN and infinities have no name in JSON, so no fingerprint could hold them. Interpolations are resolved when a
+    config is composed; one that is left would be resolved when it is built, and could make a `_target_` that nobody
+    checked.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Fault(path, "must be a finite number", value)]
+    if isinstance(value, str) and "${" in value:
+        return [Fault(path, "must not hold an interpolation that composing has left", value)]
+    if isinstance(value, Mapping):
+        return [fault for key, inner in value.items() for fault in _check_scalars(inner, f"{path}.{key}")]
+    if isinstance(value, tuple):
+        return [fault for index, inner in enumerate(value) for fault in _check_scalars(inner, f"{path}[{index}]")]
+    return []
 
 
 def _check_missing(

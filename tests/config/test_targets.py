@@ -156,6 +156,31 @@ def test_a_recorded_config_of_ours_is_accepted_and_its_own_trust_is_not_believed
     assert recorded({**tree, "metrics": metrics}, trust=("sklearn",)).metrics
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        "${oc.env:HOME}",
+        "${oc.create:{_target_: torch.hub.load, repo_or_dir: here}}",
+        "a ${oc.decode:'{_target_: torch.load}'} b",
+    ],
+)
+def test_an_interpolation_cannot_smuggle_in_a_target(left: str) -> None:
+    for model in (
+        {"_target_": "torch.nn.Sequential", "_args_": [left]},
+        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Linear", "x": {"deep": [left]}}]},
+        {"_target_": "torch.nn.Linear", "device": left},
+    ):
+        with pytest.raises(ConfigError, match="must not hold an interpolation"):
+            recorded({**as_tree(compose()), "model": model})
+
+
+@pytest.mark.parametrize("word", ["_execution_whitelist_", "_recursive_", "_convert_", "_isolate_"])
+def test_hydras_own_words_cannot_loosen_what_is_built(word: str) -> None:
+    model = {"_target_": "torch.nn.Module", word: ["*"]}
+    with pytest.raises(ConfigError, match=word):
+        recorded({**as_tree(compose()), "model": model})
+
+
 def test_a_recorded_config_without_a_bottom_is_refused() -> None:
     node: Any = []
     for _ in range(100_000):
