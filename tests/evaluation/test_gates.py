@@ -156,7 +156,6 @@ def test_a_direction_given_wins_over_the_known_one():
         ("log_loss", 0.7, 0.2, 0.5, 0.51, "test/log_loss is 0.51, must be <= 0.5 (baseline/log_loss 0.7 - 0.2)"),
         ("rmse", 80.0, "20%", 64.0, 64.01, "test/rmse is 64.01, must be <= 64 (baseline/rmse 80 - 20%)"),
         ("r2", -0.5, "10%", -0.45, -0.46, "test/r2 is -0.46, must be >= -0.45 (baseline/r2 -0.5 + 10%)"),
-        ("accuracy", 0.6, -0.1, 0.5, 0.49, "test/accuracy is 0.49, must be >= 0.5 (baseline/accuracy 0.6 - 0.1)"),
         ("rmse", 80.0, None, 79.99, 80.0, "test/rmse is 80, must be < 80 (baseline/rmse 80)"),
         ("accuracy", 0.6, 0.0, 0.61, 0.6, "test/accuracy is 0.6, must be > 0.6 (baseline/accuracy 0.6)"),
         ("f1", 0.0, "10%", 0.01, 0.0, "test/f1 is 0, must be > 0 (baseline/f1 0)"),
