@@ -13,6 +13,7 @@ from typing import Final
 from rich.console import Console
 from torch import Tensor
 
+from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import to_yaml
 from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
@@ -30,7 +31,7 @@ from mlops_hydra.packaging import files
 from mlops_hydra.packaging.predictions import as_predicted, one_row, predict_splits, row_numbers, train_targets
 from mlops_hydra.packaging.predictor import PredictionGraph
 from mlops_hydra.packaging.result import Result
-from mlops_hydra.tracking.folders import RESULT, publish_result, write_json_atomic
+from mlops_hydra.tracking.folders import RESULT, publish_result
 from mlops_hydra.tracking.lineage import identify
 from mlops_hydra.tracking.run import Run, tracked_experiment
 from mlops_hydra.tracking.store import redacted

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mlops_hydra"
 LAYERS = (
-    "errors", "config", "data", "models", "training", "evaluation", "monitoring", "tracking", "packaging",
+    "errors", "atomic", "config", "data", "models", "training", "evaluation", "monitoring", "tracking", "packaging",
     "experiment", "sweeps", "serving", "testing", "summary", "cli", "__main__",
 )  # fmt: skip
 HOMES = {

@@ -165,6 +165,14 @@ class EarlyStoppingConfig(Section):
     min_delta: float = Field(ge=0, description="smallest change that counts, in units of the objective")
 
 
+class CheckpointConfig(Section):
+    """When the state of the training is written, to go on from: whichever comes first; all null: only at a signal."""
+
+    every_epochs: int | None = Field(ge=1, description="epochs")
+    every_steps: int | None = Field(ge=1, description="optimizer updates")
+    every_seconds: float | None = Field(gt=0, description="seconds, or longer where writing takes over 2 % of the time")
+
+
 class TrainerConfig(Section):
     """How it learns."""
 
@@ -181,6 +189,7 @@ class TrainerConfig(Section):
     step: AnyTarget | None = Field(description="(model, batch) -> loss, for batches that are not (x, y)")
     precision: Literal["fp32", "bf16"] = Field(description="of the forward pass")
     compile: bool = Field(description="torch.compile")
+    checkpoint: CheckpointConfig = neutral("when the state is written, to go on from after a crash")
     deterministic: bool = Field(description="only algorithms that give the same bits each time")
     device: Device = neutral("auto, cpu, cuda, cuda:1 or mps")
     num_threads: int | None = neutral("CPU threads inside an operation; null: torch decides", ge=1)
@@ -242,6 +251,7 @@ class ExperimentConfig(Section):
 
     name: str = neutral("MLflow experiment", min_length=1)
     seed: int = Field(ge=0, lt=2**63, description="of everything random")
+    init_from: str | None = Field(description="run whose weights it starts from; null: fresh ones")
     objective: ObjectiveConfig
     model: AnyTarget = Field(description="(in_features or in_shape, out_features, ...) -> torch.nn.Module")
     optimizer: AnyTarget = Field(description="(params, ...) -> torch.optim.Optimizer")
@@ -254,6 +264,8 @@ class ExperimentConfig(Section):
     callbacks: dict[str, AnyTarget] = Field(description="name: observer of the training")
     gates: dict[str, GateConfig] = neutral("name: what the result must reach")
     sweeps: None = neutral("how a study searches; null: one run")
+    reuse: Literal["auto", "config", "never"] = neutral("when a finished run stands for this one")
+    on_busy: Literal["exit", "wait"] = neutral("what to do while another process trains the same")
     tracking: TrackingConfig = neutral("where runs are recorded")
     output_dir: Folder = neutral("folder of everything local", min_length=1)
     tags: Tags = neutral("name: text, shown in MLflow")

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.evaluation.evaluate import Predicted
 from mlops_hydra.evaluation.gates import Verdict
-from mlops_hydra.tracking.folders import write_json_atomic
 
 CONFIG: Final = "config.yaml"
 WEIGHTS: Final = "weights.safetensors"

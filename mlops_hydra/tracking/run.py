@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.config.fingerprint import flatten, identity, neutral_values
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.errors import TERMINATED, Fault, TrackingError, UsageError
 from mlops_hydra.tracking.delivery import Delivery
 from mlops_hydra.tracking.environment import environment
-from mlops_hydra.tracking.folders import create_run_folder, write_json_atomic
+from mlops_hydra.tracking.folders import create_run_folder
 from mlops_hydra.tracking.git import GitState, git_state
 from mlops_hydra.tracking.lineage import Lineage, identify
 from mlops_hydra.tracking.spool import SPOOL, Spool, now_ms

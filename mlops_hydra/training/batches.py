@@ -5,8 +5,10 @@ any number of loader workers gives the same batches, and an epoch can be begun a
 """
 
 import random
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -27,8 +29,8 @@ class Batches(Protocol):
     def num_batches(self) -> int | None:
         """Batches an epoch; None if only reading tells."""
 
-    def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of epoch `number`, on the device."""
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Any]:
+        """The batches of epoch `number`, on the device, but for the first `skip`: the same as they come without."""
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """`(outputs [rows, ...], targets [rows, ...])` of one batch."""
@@ -63,15 +65,18 @@ class TensorBatches:
         full, rest = divmod(len(self.targets), self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Tuples `(*inputs, targets)` of `batch_size` rows."""
         if self.shuffle_seed is None:
-            yield from self._split((*self.inputs, self.targets))
+            yield from islice(self._split((*self.inputs, self.targets)), skip, None)
             return
         generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
         order = torch.randperm(len(self.targets), generator=generator).to(self.targets.device)
-        for chunk in self._split((order,), _GATHERED_BATCHES):
-            yield from self._split(tuple(tensor.index_select(0, *chunk) for tensor in (*self.inputs, self.targets)))
+        chunks, inside = divmod(skip, _GATHERED_BATCHES)
+        for chunk in islice(self._split((order,), _GATHERED_BATCHES), chunks, None):
+            gathered = tuple(tensor.index_select(0, *chunk) for tensor in (*self.inputs, self.targets))
+            yield from islice(self._split(gathered), inside, None)
+            inside = 0
 
     def _split(self, tensors: tuple[Tensor, ...], batches: int = 1) -> Iterator[tuple[Tensor, ...]]:
         size = self.batch_size * batches
@@ -115,6 +120,7 @@ class LoaderBatches:
     def __post_init__(self) -> None:
         options: dict[str, Any] = {"generator": torch.Generator(), "pin_memory": self.device.type == "cuda"}
         options["num_workers"] = self.num_workers
+        options["worker_init_fn"] = _leave_ctrl_c_to_the_parent
         if isinstance(self.dataset, IterableDataset):
             if self.num_workers > 1:
                 rule = "a stream is read in its own order by one process; use 0 or 1"
@@ -133,13 +139,13 @@ class LoaderBatches:
         """Batches an epoch; None for a stream."""
         return None if self._sampler is None else len(self._sampler)
 
-    def epoch(self, number: int) -> Iterator[Any]:
-        """Collated batches on the device."""
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Any]:
+        """Collated batches on the device; those of a stream are read to be skipped."""
         if self._sampler is not None:
-            self._sampler.epoch = number
+            self._sampler.epoch, self._sampler.skip = number, skip
         if self._stream is not None:
             self._stream.epoch = number
-        for batch in self._loader:
+        for batch in islice(self._loader, 0 if self._sampler is not None else skip, None):
             yield _moved(batch, self.device)
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
@@ -166,6 +172,11 @@ class LoaderBatches:
         return _moved(default_collate(self._items.__getitems__(keys)), self.device)
 
 
+def _leave_ctrl_c_to_the_parent(_: int) -> None:
+    """It reaches the workers of a terminal's process too, but the training wants to end its step first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _moved(batch: Any, device: torch.device) -> Any:
     """On the device; float64, which is what NumPy and Python floats collate to, becomes float32."""
     if isinstance(batch, Tensor):
@@ -182,13 +193,13 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, num_rows: int, batch_size: int, shuffle_seed: int | None) -> None:
         self._rows = TensorBatches((), torch.arange(num_rows), batch_size, shuffle_seed)
-        self.num_rows, self.epoch = num_rows, 0
+        self.num_rows, self.epoch, self.skip = num_rows, 0, 0
 
     def __len__(self) -> int:
         return self._rows.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for (rows,) in self._rows.epoch(self.epoch):
+        for (rows,) in self._rows.epoch(self.epoch, self.skip):
             yield [(self.epoch, row) for row in rows.tolist()]
 
 

@@ -2,6 +2,7 @@
 
 It receives built objects and knows nothing of configuration files, tracking or studies; what happens besides the
 training is done by observers. Nothing synchronises with the device inside a step: losses are read once an epoch.
+With `checkpoints` it goes on where an interrupted training of the same run stood, and gives the same bits.
 
 Shapes: outputs `[batch, out_features]`, targets int64 `[batch]` for classes or float32 `[batch, 1]`.
 """
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,11 @@ from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import TrainerConfig
 from mlops_hydra.errors import DataError, Fault, NonFiniteError
 from mlops_hydra.training.batches import Batches
-from mlops_hydra.training.losses import EpochLosses, check_loss
+from mlops_hydra.training.checkpoints import Checkpoints
+from mlops_hydra.training.interruption import Interruption
+from mlops_hydra.training.losses import EpochLosses, NotFiniteLossError, check_loss
 from mlops_hydra.training.observers import Observers, Training
+from mlops_hydra.training.state import capture, restore_learner, restore_progress
 from mlops_hydra.training.stopping import EarlyStopping
 
 Measure = Callable[[Tensor, Tensor], dict[str, float]]
@@ -43,6 +47,15 @@ class Learner:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where in an epoch the training stands: batches it has taken, whether it is under way, its first learning rate."""
+
+    num_batches: int = 0
+    ongoing: bool = False
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class FitResult:
     """How it went; the model holds the best weights."""
 
@@ -53,7 +66,7 @@ class FitResult:
     num_steps: int
 
 
-def fit(
+def fit(  # noqa: PLR0913  what is trained, on what, how, and who hears of it
     learner: Learner,
     train: Batches,
     val: Batches,
@@ -62,21 +75,26 @@ def fit(
     objective: Objective,
     measure: Measure,
     observers: Sequence[object] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train `learner` on `train`; after each epoch measure it on `val`; keep the weights of the best epoch.
 
     Args:
         measure: `(outputs, targets)` of the whole validation split -> metrics by name without split.
         observers: see `observers.Observer`.
+        checkpoints: where the state is kept and, if there is one, taken from; Ctrl-C and SIGTERM then write one first.
 
     Raises:
         NonFiniteError: a loss, or the objective, is NaN or infinite.
+        TrackingError: the disk does not take a checkpoint.
     """
-    return _Fit(learner, train, val, settings, objective, measure, Observers(observers)).run()
+    return Fit(learner, train, val, settings, objective, measure, Observers(observers), checkpoints).run()
 
 
 @dataclass(slots=True)
-class _Fit:
+class Fit:
+    """One training under way; `state.py` takes it apart and puts it together again."""
+
     learner: Learner
     train: Batches
     val: Batches
@@ -84,10 +102,13 @@ class _Fit:
     objective: Objective
     measure: Measure
     observers: Observers
+    checkpoints: Checkpoints | None = None
     training: Training = field(init=False)
     stopping: EarlyStopping = field(init=False)
+    position: Position = field(init=False, default_factory=Position)
+    losses: EpochLosses = field(init=False, default_factory=EpochLosses)
+    interruption: Interruption = field(init=False, default_factory=Interruption)
     best: dict[str, Tensor] = field(init=False, default_factory=dict)
-    history: list[dict[str, float]] = field(init=False, default_factory=list)
     autocast: Callable[[], AbstractContextManager[Any]] = field(init=False)
     forward: nn.Module = field(init=False)
 
@@ -103,19 +124,31 @@ class _Fit:
         self.forward = torch.compile(model) if settings.compile else model  # type: ignore[assignment]
 
     def run(self) -> FitResult:
-        training = self.training
+        """Train to the end, from the newest checkpoint if there is one."""
+        training, kept = self.training, self.checkpoints.load() if self.checkpoints else None
         try:
+            if kept is not None:
+                restore_progress(self, kept)
             self.observers.tell("on_fit_start", training)
-            while not self._is_over():
-                self._epoch()
-                if self.stopping.should_stop:
-                    break
+            if kept is not None:  # what an observer did to the model when it started is in what was kept
+                restore_learner(self, kept)
+                kept = None
+            with self.interruption if self.checkpoints else nullcontext():
+                self._epochs()
         finally:
             self.observers.tell_the_end(training)
         training.model.load_state_dict(self.best)
         best = math.nan if self.stopping.best is None else self.stopping.best
         early = self.stopping.should_stop and not self._is_over()
-        return FitResult(tuple(self.history), training.best_epoch, best, early, training.step)
+        return FitResult(tuple(training.history), training.best_epoch, best, early, training.step)
+
+    def _epochs(self) -> None:
+        try:
+            while self.position.ongoing or not (self._is_over() or self.stopping.should_stop):
+                self._epoch()
+        except RuntimeError:
+            self.interruption.carry_out()  # a signal to the whole process group ends loader workers first
+            raise
 
     def _is_over(self) -> bool:
         epochs, steps = self.settings.epochs, self.settings.steps
@@ -124,10 +157,16 @@ class _Fit:
         )
 
     def _epoch(self) -> None:
+        """One epoch, or the rest of one."""
         training = self.training
-        training.epoch += 1
-        rate = self.learner.optimizer.param_groups[0]["lr"]
-        training.metrics = {"train/loss": self._train(), "train/lr": float(rate)}
+        if not self.position.ongoing:
+            training.epoch += 1
+            self.losses = EpochLosses()
+            self.position = Position(0, True, float(self.learner.optimizer.param_groups[0]["lr"]))
+        try:
+            training.metrics = {"train/loss": self._train(), "train/lr": self.position.rate}
+        except NotFiniteLossError as found:
+            self._fail("train/loss", found.loss, step=found.step)
         training.metrics |= {f"val/{name}": value for name, value in self._validate().items()}
         score = training.metrics.get(f"val/{self.objective.metric}", math.nan)
         self.stopping = self.stopping.step(score)
@@ -137,21 +176,37 @@ class _Fit:
         training.metrics |= training.logged
         self.observers.tell("on_epoch_end", training)
         training.logged.clear()
-        self.history.append({"epoch": training.epoch, **training.metrics})
+        training.history.append({"epoch": training.epoch, **training.metrics})
         if not math.isfinite(score):
-            self.fail(f"val/{self.objective.metric}", score, step=training.step)
+            self._fail(f"val/{self.objective.metric}", score, step=training.step)
         self._schedule_epoch(score)
+        self.position = Position()
+        if self.checkpoints is not None:
+            self._pause(self.checkpoints, epoch_ended=True)
+
+    def _pause_after_step(self, num_batches: int) -> None:
+        if self.checkpoints is not None:
+            self.position = Position(num_batches, True, self.position.rate)
+            self._pause(self.checkpoints)
+
+    def _pause(self, checkpoints: Checkpoints, *, epoch_ended: bool = False) -> None:
+        """Between two steps, or two epochs: a checkpoint if one is due, and an end if a signal asked for it."""
+        training, asked = self.training, self.interruption.requested is not None
+        if asked or checkpoints.is_due(training.epoch, training.step, epoch_ended=epoch_ended):
+            checkpoints.save(capture(self), best_epoch=training.best_epoch, best=self.best)
+        if asked:
+            self.interruption.carry_out()
 
     def _train(self) -> float:
         """One pass over the training split; the mean loss a row."""
-        training, optimizer = self.training, self.learner.optimizer
+        training, optimizer, pause = self.training, self.learner.optimizer, self._pause_after_step
         loss_of = self._loss_function()
         hears_steps = self.observers.hears("on_step_end")
         clip, scheduler = self.settings.clip_norm, self.learner.scheduler if self.learner.schedule_each_step else None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        losses = EpochLosses(self._not_finite)
+        taken, losses = self.position.num_batches, self.losses
         self.forward.train()
-        for group in _grouped(self.train.epoch(training.epoch), self.settings.accumulate):
+        for group in _grouped(self.train.epoch(training.epoch, taken), self.settings.accumulate):
             for parameter in parameters:
                 parameter.grad = None  # what zero_grad does, without its 8 us of profiling hooks
             rows_in_group = sum(map(rows_of, group)) if len(group) > 1 else 0
@@ -172,6 +227,8 @@ class _Fit:
                 self.observers.tell("on_step_end", training)
             if training.step == self.settings.steps:
                 break
+            taken += len(group)
+            pause(taken)
         if losses.num_rows == 0:
             rule = f"the training split gave no rows in epoch {training.epoch}; can it be iterated more than once?"
             raise DataError(Fault("data.source", rule))
@@ -217,10 +274,7 @@ class _Fit:
         else:
             scheduler.step()
 
-    def _not_finite(self, loss: float, step: int) -> None:
-        self.fail("train/loss", loss, step=step)
-
-    def fail(self, what: str, value: float, *, step: int) -> None:
+    def _fail(self, what: str, value: float, *, step: int) -> NoReturn:
         training = self.training
         best = f"; the best epoch so far was {training.best_epoch}" if training.best_epoch else ""
         hint = "try a smaller optimizer.lr or trainer.clip_norm=1"

@@ -4,10 +4,11 @@ An observer is any object with some of the hooks of `Observer`. It may look at e
 the model or the optimizer is its own responsibility.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -21,7 +22,8 @@ class Training:
     """The state of a training, as observers see it.
 
     `epoch` and `step` (optimizer updates) count from 1 once the first has begun; `metrics` is what the last epoch
-    measured, by recorded name (`train/loss`, `val/accuracy`).
+    measured, by recorded name (`train/loss`, `val/accuracy`), and `history` that of all that ended, with its number
+    as `epoch`. A training that goes on from a checkpoint starts with what it had.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Training:
     metrics: dict[str, float] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
 
     def log_metric(self, name: str, value: float) -> None:
@@ -47,10 +50,14 @@ class Training:
 
 
 class Observer:
-    """Hooks that do nothing; inherit and override what you need, or just have methods of these names."""
+    """Hooks that do nothing; inherit and override what you need, or just have methods of these names.
+
+    One that remembers something that the rest of the training depends on has `state_dict()` (tensors and plain values)
+    and `load_state_dict(state)`, as torch's objects have: its state is then part of each checkpoint.
+    """
 
     def on_fit_start(self, training: Training) -> None:
-        """Before the first step."""
+        """Before the first step, or before the next one of a training that goes on (then `training.step` is not 0)."""
 
     def on_step_end(self, training: Training) -> None:
         """After each optimizer update: keep it cheap, and read no tensor's value."""
@@ -80,6 +87,7 @@ class Observers:
 
     def __init__(self, observers: Sequence[object]) -> None:
         self._hooks = {hook: [getattr(o, hook) for o in observers if _overrides(o, hook)] for hook in HOOKS}
+        self._stateful: list[Any] = [observer for observer in observers if hasattr(observer, "state_dict")]
 
     def tell(self, hook: str, training: Training) -> None:
         """Call `hook` of all observers."""
@@ -96,6 +104,15 @@ class Observers:
         with ExitStack() as stack:
             for method in reversed(self._hooks["on_fit_end"]):
                 stack.callback(method, training)
+
+    def state(self) -> list[Any]:
+        """What those observers remember that have a `state_dict`."""
+        return [observer.state_dict() for observer in self._stateful]
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """The inverse of `state`."""
+        for observer, state in zip(self._stateful, states, strict=True):
+            observer.load_state_dict(state)
 
     def hears(self, hook: str) -> bool:
         """Whether anyone listens to `hook`."""

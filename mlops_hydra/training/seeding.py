@@ -7,9 +7,9 @@ numbers moves no other.
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import torch
@@ -58,15 +58,50 @@ def reproducible(*, deterministic: bool, num_threads: int | None) -> Iterator[No
 
 
 class RandomState:
-    """Python's, NumPy's and torch's CPU generators as one value that can be swapped in and out."""
+    """Python's, NumPy's and torch's generators as one value that can be swapped in and out.
 
-    def __init__(self) -> None:
+    Args:
+        devices: CUDA's and MPS's too, where they are in use.
+    """
+
+    def __init__(self, *, devices: bool = False) -> None:
         self._python = random.getstate()
         self._numpy = np.random.get_state()
         self._torch = torch.get_rng_state()
+        self._cuda: list[torch.Tensor] = []
+        self._mps: torch.Tensor | None = None
+        if devices and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            self._cuda = torch.cuda.get_rng_state_all()
+        if devices and torch.backends.mps.is_available():
+            self._mps = torch.mps.get_rng_state()
 
     def restore(self) -> None:
         """Make the generators continue from here."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)
+        if self._cuda and len(self._cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(self._cuda)
+        if self._mps is not None and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(self._mps)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Tensors and plain values, fit for a file that is read with `weights_only=True`."""
+        name, keys, *rest = cast("tuple[Any, ...]", self._numpy)
+        return {
+            "python": self._python,
+            "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+            "torch": self._torch,
+            "cuda": self._cuda,
+            "mps": self._mps,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The inverse of `as_plain`."""
+        state = cls()
+        name, keys, *rest = plain["numpy"]
+        state._python = plain["python"]
+        state._numpy = cast("Any", (name, keys.numpy().astype(np.uint32), *rest))
+        state._torch, state._cuda, state._mps = plain["torch"], plain["cuda"], plain["mps"]
+        return state

@@ -20,8 +20,8 @@ from mlops_hydra.errors import ConfigError
 
 BASE = compose(["scheduler=one_cycle", "+metrics.mcc._target_=sklearn.metrics.matthews_corrcoef"])
 NEUTRAL = (
-    "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "gates", "sweeps", "tracking",
-    "output_dir", "tags", "progress", "trust",
+    "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "trainer.checkpoint", "gates", "sweeps",
+    "reuse", "on_busy", "tracking", "output_dir", "tags", "progress", "trust",
 )  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "objective.metric": "accuracy",
@@ -99,7 +99,7 @@ def test_every_identity_field_changes_it(path: str) -> None:
     [
         "name=other", "data.path=elsewhere.csv", "data.num_workers=2", "trainer.device=cpu", "trainer.num_threads=2",
         "gates=none", "tracking.timeout_seconds=1", "output_dir=elsewhere", "+tags.team=blue", "progress=off",
-        "trust=[my_package]",
+        "trust=[my_package]", "trainer.checkpoint.every_epochs=1", "reuse=never", "on_busy=wait",
     ],
 )  # fmt: skip
 def test_no_neutral_field_changes_it(override: str) -> None:

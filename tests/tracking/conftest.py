@@ -22,6 +22,7 @@ def _tree(output_dir: Path) -> dict[str, Any]:
     data |= {"encoding": {"impute": "mean", "max_one_hot": 20, "max_categories": 1000}}
     trainer = {"epochs": 3, "steps": None, "batch_size": 64, "accumulate": 1, "clip_norm": None, "loss": None}
     trainer |= {"early_stopping": {"patience": None, "min_delta": 0.0}, "scheduler_interval": "auto", "step": None}
+    trainer |= {"checkpoint": {"every_epochs": None, "every_steps": None, "every_seconds": None}}
     trainer |= {"precision": "fp32", "compile": False, "deterministic": True, "device": "cpu", "num_threads": None}
     return {
         "name": "tests",
@@ -41,6 +42,9 @@ def _tree(output_dir: Path) -> dict[str, Any]:
         "tags": {},
         "progress": "off",
         "trust": (),
+        "init_from": None,
+        "reuse": "auto",
+        "on_busy": "exit",
     }
 
 

@@ -13,6 +13,7 @@ from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import TrainerConfig
 from mlops_hydra.evaluation.metrics import EpochMetrics
 from mlops_hydra.training.batches import Batches, TensorBatches
+from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.loop import FitResult, Learner, Measure, fit
 from mlops_hydra.training.seeding import reproducible
 
@@ -64,6 +65,7 @@ class Fitter:
         objective: Objective | None = None,
         measure: Measure | None = None,
         lr: float = 0.1,
+        checkpoints: Checkpoints | None = None,
         **learner: Any,
     ) -> FitResult:
         self.model = model or self.fresh()
@@ -79,6 +81,7 @@ class Fitter:
             objective=objective or Objective("log_loss", "minimize"),
             measure=measure or EpochMetrics("binary", 2, "log_loss"),
             observers=observers,
+            checkpoints=checkpoints,
         )
 
 
