@@ -27,6 +27,7 @@ from mlops_hydra.summary import Terminal, print_faults, print_jobs, print_result
 if TYPE_CHECKING:
     from mlops_hydra.config.schema import ExperimentConfig
     from mlops_hydra.packaging.result import Result
+    from mlops_hydra.tracking.decision import Decision
 
 PROGRAM: Final = "mlops-hydra"
 _JOBS_FILE: Final = "MLOPS_HYDRA_JOBS"  # a launcher's worker processes inherit it
@@ -106,25 +107,41 @@ def check(argv: Sequence[str]) -> int:
         raise ConfigError(Fault("check", "looks at one experiment: leave out -m and the swept values"))
     from mlops_hydra.config.compose import compose_from
     from mlops_hydra.config.fingerprint import neutral_values
+    from mlops_hydra.data.digests import remembering
+    from mlops_hydra.tracking.decision import decide
+    from mlops_hydra.tracking.find import identified, shorter_run
     from mlops_hydra.tracking.lineage import identify
     from mlops_hydra.tracking.store import redacted, tracking_uri
 
-    console = Terminal()
-    config = compose_from(overrides, roots)
-    lineage = identify(config)
+    config = identified(compose_from(overrides, roots))
+    with remembering(config.output_dir):
+        lineage = identify(config)
+    decision = decide(config, lineage)
     uri, reason = tracking_uri(config)
     digests = ", ".join(f"{part} {digest[:12]}" for part, digest in asdict(lineage).items())
     rows = {
         "fingerprint": config.fingerprint,
         "lineage": f"{lineage.digest} ({digests})",
-        "would": f"train a new run in {Path(config.output_dir) / 'runs' / config.fingerprint / lineage.digest}",
-        "tracking": f"{redacted(uri)} ({reason})",
-        "neutral": "not part of the fingerprint:",
+        "would": _would(decision, Path(config.output_dir) / "runs" / config.fingerprint / lineage.digest),
+        "because": decision.reason,
     }
+    if decision.action == "new" and (shorter := shorter_run(config, lineage)):
+        rows["or"] = f"start from {shorter.fingerprint}, the same but for its length: init_from={shorter.fingerprint}"
+    rows |= {"tracking": f"{redacted(uri)} ({reason})", "neutral": "not part of the fingerprint:"}
     lines = [f"{name:<12} {value}" for name, value in rows.items()]
     lines += [f"{'':<12} {path}={redacted(_short(value))}" for path, value in neutral_values(config).items()]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    Terminal().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _would(decision: "Decision", folder: Path) -> str:
+    what = {
+        "new": f"train a new run in {folder}",
+        "resume": f"go on in {decision.run.folder if decision.run else folder}",
+        "reuse": f"take the result of run {decision.run.label if decision.run else ''} and judge it again",
+        "busy": "exit with 7, or wait with on_busy=wait",
+    }
+    return what[decision.action]
 
 
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check}
@@ -157,12 +174,13 @@ def _check_words(overrides: Sequence[str]) -> None:
 
 def _train(config: "ExperimentConfig") -> "Result":
     from mlops_hydra.experiment import run
-    from mlops_hydra.tracking.store import redacted, tracking_uri
+    from mlops_hydra.tracking.store import anchored, redacted, tracking_uri
 
     console = Terminal()
     uri, reason = tracking_uri(config)
     result = run(config, console=console)
-    print_result(result, f"{redacted(uri)} ({reason})", console)
+    where = f"{redacted(uri)} ({reason})" if result.store in ("", redacted(anchored(uri))) else result.store
+    print_result(result, where, console)
     return result
 
 

@@ -7,9 +7,11 @@
     │   └── UsageError             arguments of the command line, or of a public function
     ├── TrainingError          1
     │   └── NonFiniteError         a loss or an objective that is NaN or infinite
-    └── TrackingError          1   what should be recorded could not be
+    ├── TrackingError          1   what should be recorded could not be
+    └── BusyError              7   another living process holds the run
 
-Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`).
+Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`), a result that
+`verify` did not reproduce 6.
 """
 
 import difflib
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 EXIT_CODES = {"passed": 0, "failed": 3, "undecided": 4}
+NOT_REPRODUCED = 6
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 
@@ -92,3 +95,9 @@ class NonFiniteError(TrainingError):
 
 class TrackingError(MlopsHydraError):
     """The record of a run could not be kept."""
+
+
+class BusyError(MlopsHydraError):
+    """Another living process holds the run."""
+
+    exit_code = 7

@@ -1,15 +1,17 @@
 """The story of one run: check, identify, load, build, fit, export, evaluate, judge, package, record.
 
-Everything before `tracked_experiment` only reads; side effects begin there.
+Everything before `claimed` only reads; side effects begin there. What has a result already is not trained again
+(`reuse.py`).
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -19,8 +21,10 @@ from mlops_hydra.config.compose import to_yaml
 from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.targets import as_function, build
-from mlops_hydra.data.sources import open_source
+from mlops_hydra.data.digests import remembering
+from mlops_hydra.data.sources import Source, open_source
 from mlops_hydra.data.splits import Splits
+from mlops_hydra.data.summary import summarise
 from mlops_hydra.evaluation.baseline import Baseline
 from mlops_hydra.evaluation.evaluate import Predicted, evaluate
 from mlops_hydra.evaluation.gates import Verdict, judge, overall
@@ -31,11 +35,15 @@ from mlops_hydra.packaging import files
 from mlops_hydra.packaging.predictions import as_predicted, one_row, predict_splits, row_numbers, train_targets
 from mlops_hydra.packaging.predictor import PredictionGraph
 from mlops_hydra.packaging.result import Result
+from mlops_hydra.packaging.reuse import reused
+from mlops_hydra.tracking.claim import Claim, claimed
+from mlops_hydra.tracking.find import identified, start_of
 from mlops_hydra.tracking.folders import RESULT, publish_result
-from mlops_hydra.tracking.lineage import identify
+from mlops_hydra.tracking.lineage import code_entries, identify
 from mlops_hydra.tracking.run import Run, tracked_experiment
 from mlops_hydra.tracking.store import redacted
 from mlops_hydra.training.build import Workbench, build_workbench
+from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.device import refuse_distributed, resolve_device
 from mlops_hydra.training.loop import FitResult, fit
 from mlops_hydra.training.observers import Observer, Training, check_observer
@@ -50,38 +58,75 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
-    """Train, judge and record one experiment.
+    """Train, judge and record one experiment, or take the result that it has already.
 
     Raises:
         RequestError: the configuration or the data is wrong; nothing was trained.
         TrainingError: training could not go on; the run is recorded as FAILED.
         TrackingError: `output_dir` cannot be written to.
+        BusyError: another process trains the same.
     """
     console = console or Console()
-    config = _checked(config)
+    config = identified(_checked(config))
     refuse_distributed()
     device = resolve_device(config.trainer.device)
-    source = open_source(config.data)
-    lineage = identify(config, source)
-    with tracked_experiment(config, lineage) as tracked, _setting(config, tracked.folder) as log:  # side effects begin
+    with remembering(config.output_dir) as digests:
+        source = open_source(config.data)
+        lineage = identify(config, source)
+        with claimed(config, lineage) as claim:  # side effects begin
+            console.print(claim.decision.reason, highlight=False, markup=False, soft_wrap=True)
+            digests.save()
+            if claim.folder is None:
+                return reused(config, claim)
+            with tracked_experiment(config, lineage, claim=claim) as tracked:
+                result = _train(config, source, claim, tracked, device, console)
+            return _publish(replace(result, run_id=tracked.run_id))
+
+
+def _train(
+    config: ExperimentConfig, source: Source, claim: Claim, tracked: Run, device: torch.device, console: Console
+) -> Result:
+    with _setting(config, tracked.folder) as log:
         splits = source.load()
         for warning in splits.warnings:
             logger.warning("%s", warning)
         objective = resolve_objective(config.objective, splits.task)
         check_gate_metrics(config.gates, splits.task)
+        _describe(config, tracked, splits)
         bench = build_workbench(config, splits, objective, device)
-        fitted = _fit(config, splits, bench, objective, [*_observers(config, console, log), _Recorder(tracked)])
+        _start_from(config, bench)
+        observers = [*_observers(config, console, log), _Recorder(tracked)]
+        fitted = _fit(config, splits, bench, objective, observers, _RunCheckpoints(config, tracked))
         graph = _export(bench, splits)
-        _keep(config, tracked, splits, graph)
+        _keep(tracked, splits, graph, fitted)
         predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
         _draw(tracked.folder, splits, fitted, predicted["test"], objective)
         metrics |= _time_one_row(tracked, splits, bench, graph)
         verdicts = judge(config.gates, metrics, task=splits.task, objective=objective)
-        result = _conclude(config, tracked, fitted, objective, metrics, verdicts, splits.warnings)
+        result = _conclude(claim, tracked, fitted, splits, objective, metrics, verdicts)
         _package(tracked.folder, splits, predicted, verdicts)
         _record(tracked, result, fitted)
-        _publish(result)
-    return _publish(replace(result, run_id=tracked.run_id))
+        _publish(result)  # from here on the run is finished
+        tracked.log_artifact(tracked.folder / RESULT)
+        return result
+
+
+def train_unrecorded(
+    config: ExperimentConfig, source: Source, folder: Path, device: torch.device, console: Console
+) -> dict[str, float]:
+    """The same training without a record or gates: history, weights and predictions in `folder`; gives the metrics."""
+    with _setting(config, folder) as log:
+        splits = source.load()
+        objective = resolve_objective(config.objective, splits.task)
+        bench = build_workbench(config, splits, objective, device)
+        _start_from(config, bench)
+        fitted = _fit(config, splits, bench, objective, _observers(config, console, log))
+        graph = _export(bench, splits)
+        files.write_weights(folder, graph)
+        files.write_history(folder, fitted.history)
+        predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
+        _package(folder, splits, predicted, ())
+        return metrics
 
 
 def _checked(config: ExperimentConfig) -> ExperimentConfig:
@@ -124,6 +169,12 @@ class _Recorder(Observer):
     def __init__(self, tracked: Run) -> None:
         self._tracked = tracked
 
+    def on_fit_start(self, training: Training) -> None:
+        """What a training had that goes on: a crash may have kept it from the record."""
+        for entry in training.history:
+            values = {name: value for name, value in entry.items() if name != "epoch"}
+            self._tracked.log_metrics(values, step=int(entry["epoch"]))
+
     def on_epoch_end(self, training: Training) -> None:
         """Record and forget."""
         self._tracked.log_metrics(training.metrics, step=training.epoch)
@@ -135,8 +186,32 @@ class _Recorder(Observer):
             self._tracked.log_artifact(training.artifacts.pop(0))
 
 
+def _start_from(config: ExperimentConfig, bench: Workbench) -> None:
+    start = start_of(config, fetch=True)
+    if start is not None and start.folder is not None:
+        files.start_from_weights(bench.network, bench.features, start.folder)
+
+
+class _RunCheckpoints(Checkpoints):
+    """Those of a recorded run: the record is on the disk before a checkpoint that relies on it."""
+
+    def __init__(self, config: ExperimentConfig, tracked: Run) -> None:
+        super().__init__(tracked.folder, tracked.lineage.digest, config.trainer.checkpoint)
+        self._tracked = tracked
+
+    def save(self, state: Mapping[str, Any], *, best_epoch: int, best: Mapping[str, Any]) -> None:
+        """Record first."""
+        self._tracked.sync()
+        super().save(state, best_epoch=best_epoch, best=best)
+
+
 def _fit(
-    config: ExperimentConfig, splits: Splits, bench: Workbench, objective: Objective, observers: list[object]
+    config: ExperimentConfig,
+    splits: Splits,
+    bench: Workbench,
+    objective: Objective,
+    observers: list[object],
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     _try_metrics(config, splits)
     measure = _measure(config, splits, bench, objective)
@@ -149,6 +224,7 @@ def _fit(
         objective=objective,
         measure=measure,
         observers=observers,
+        checkpoints=checkpoints,
     )
 
 
@@ -207,18 +283,20 @@ def _time_one_row(tracked: Run, splits: Splits, bench: Workbench, graph: Predict
 
 
 def _conclude(
-    config: ExperimentConfig,
+    claim: Claim,
     tracked: Run,
     fitted: FitResult,
+    splits: Splits,
     objective: Objective,
     metrics: Mapping[str, float],
     verdicts: tuple[Verdict, ...],
-    warnings: tuple[str, ...],
 ) -> Result:
     return Result(
-        fingerprint=config.fingerprint,
+        fingerprint=tracked.fingerprint,
         run_id=tracked.run_id,
-        status="new",
+        status="resumed" if claim.resumed else "new",
+        reason=claim.decision.reason,
+        task=splits.task,
         lineage=tracked.lineage,
         metrics=metrics,
         gates=verdicts,
@@ -227,20 +305,29 @@ def _conclude(
         best_epoch=fitted.best_epoch,
         num_epochs=len(fitted.history),
         folder=tracked.folder,
-        warnings=warnings,
+        warnings=splits.warnings,
+        store=tracked.store,
     )
 
 
-def _keep(config: ExperimentConfig, tracked: Run, splits: Splits, graph: PredictionGraph) -> None:
+def _describe(config: ExperimentConfig, tracked: Run, splits: Splits) -> None:
+    """What the run is of, so that it can be repeated and compared from its record alone."""
+    lineage = {**asdict(tracked.lineage), "digest": tracked.lineage.digest, "files": code_entries(config)}
+    write_json_atomic(tracked.folder / files.LINEAGE, lineage | {"git": tracked.git})
+    write_json_atomic(tracked.folder / files.DATA, summarise(splits))
+    files.write_text(tracked.folder / files.CONFIG, redacted(to_yaml(config)))
+    for name in (files.LINEAGE, files.DATA, files.CONFIG):
+        tracked.log_artifact(tracked.folder / name)
+
+
+def _keep(tracked: Run, splits: Splits, graph: PredictionGraph, fitted: FitResult) -> None:
     """What was trained, on disk and in the record before anything that comes after can fail."""
-    kept = [
-        files.write_text(tracked.folder / files.CONFIG, redacted(to_yaml(config))),
-        files.write_weights(tracked.folder, graph),
-    ]
+    kept = [files.write_weights(tracked.folder, graph), files.write_history(tracked.folder, fitted.history)]
     if splits.schema is not None:
         kept.append(files.write_schema(tracked.folder, splits.schema))
     for path in kept:
         tracked.log_artifact(path)
+    tracked.log_environment()
 
 
 def _package(folder: Path, splits: Splits, predicted: Mapping[str, Predicted], verdicts: tuple[Verdict, ...]) -> None:
@@ -250,7 +337,7 @@ def _package(folder: Path, splits: Splits, predicted: Mapping[str, Predicted], v
 
 
 def _draw(folder: Path, splits: Splits, fitted: FitResult, test: Predicted, objective: Objective) -> None:
-    (folder / "plots").mkdir()
+    (folder / "plots").mkdir(exist_ok=True)
     write_plots(
         folder / "plots",
         history=fitted.history,

@@ -52,6 +52,11 @@ def is_neutral(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get("neutral"))
 
 
+def _is_later(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("later"))
+
+
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The model of a field that is a section of its own."""
     inner: Any = field.annotation
@@ -61,7 +66,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def _without_neutral(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for name, field in model.model_fields.items():
-        if is_neutral(field):
+        if is_neutral(field) or (tree[name] is None and _is_later(field)):
             continue
         section = section_of(field)
         kept[name] = _without_neutral(section, tree[name]) if section else tree[name]
@@ -76,6 +81,14 @@ def canonical_json(value: Any) -> str:
 def config_digest(config: ExperimentConfig) -> str:
     """SHA-256 over the canonical JSON of `identity(config)`, 64 hex digits."""
     return hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()
+
+
+def family_digest(config: ExperimentConfig) -> str:
+    """Like the fingerprint, but without how long is trained and from which weights: a longer training shares it."""
+    tree = identity(config)
+    tree["trainer"] = {name: value for name, value in tree["trainer"].items() if name not in ("epochs", "steps")}
+    tree.pop("init_from", None)
+    return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def fingerprint(config: ExperimentConfig) -> str:

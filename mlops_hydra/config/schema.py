@@ -31,6 +31,11 @@ def neutral(description: str, **bounds: Any) -> Any:
     return Field(description=description, json_schema_extra={"neutral": True}, **bounds)
 
 
+def later(description: str, **bounds: Any) -> Any:
+    """A field that was added when runs had names already: part of them only where it is not null."""
+    return Field(description=description, json_schema_extra={"later": True}, **bounds)
+
+
 def _parse_target(value: object) -> Target:
     if isinstance(value, Target):
         return value
@@ -251,7 +256,7 @@ class ExperimentConfig(Section):
 
     name: str = neutral("MLflow experiment", min_length=1)
     seed: int = Field(ge=0, lt=2**63, description="of everything random")
-    init_from: str | None = Field(description="run whose weights it starts from; null: fresh ones")
+    init_from: str | None = later("run whose weights it starts from; null: fresh ones")
     objective: ObjectiveConfig
     model: AnyTarget = Field(description="(in_features or in_shape, out_features, ...) -> torch.nn.Module")
     optimizer: AnyTarget = Field(description="(params, ...) -> torch.optim.Optimizer")

@@ -6,7 +6,10 @@ Not here: what a digest is compared with.
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,19 +17,82 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_hydra.errors import DataError, Fault
+from mlops_hydra.atomic import read_json, write_json_atomic
+from mlops_hydra.errors import DataError, Fault, TrackingError
 
+DIGESTS: Final = "digests.json"
 _BLOCK_BYTES: Final = 2**20
+_SETTLED_NS: Final = 2_000_000_000
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """64 hex digits over the bytes of one file, or of several in this order."""
+    """64 hex digits over the bytes of one file, or of several in this order.
+
+    Within `remembering`, a single file that has not been touched since it was read is not read again.
+    """
+    paths, memory = list(paths), _MEMORY.get()
+    if memory is not None and len(paths) == 1:
+        return memory.digest(paths[0])
+    return _read_files(paths)
+
+
+def _read_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
+        with path.open("rb", buffering=0) as file:
+            buffer = memoryview(bytearray(_BLOCK_BYTES))
+            while length := file.readinto(buffer):
+                digest.update(buffer[:length])
     return digest.hexdigest()
+
+
+class DigestMemory:
+    """Digests of files by path, good for as long as size, time of change and inode are the same; in one JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Any] = read_json(path) or {}
+        self._new: dict[str, list[Any]] = {}
+
+    def digest(self, path: Path) -> str:
+        """From memory, or by reading the file."""
+        name, before = str(path.resolve()), _stamp(path)
+        for known in (self._new.get(name), self._known.get(name)):
+            if isinstance(known, list) and known[:-1] == before:
+                return str(known[-1])
+        now = time.time_ns()
+        digest = _read_files([path])
+        # a file that is being written may change again within the same tick of the clock, and look the same
+        if _stamp(path) == before and now - max(before[1], before[2]) > _SETTLED_NS:
+            self._new[name] = [*before, digest]
+        return digest
+
+    def save(self) -> None:
+        """Write what was learnt; a memory that cannot be written is only slower."""
+        if self._new:
+            with suppress(TrackingError):
+                write_json_atomic(self._path, {**(read_json(self._path) or {}), **self._new})
+            self._known, self._new = {**self._known, **self._new}, {}
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size, times of change in ns (of content, of inode), inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+_MEMORY: Final[ContextVar[DigestMemory | None]] = ContextVar("digests", default=None)
+
+
+@contextmanager
+def remembering(output_dir: str | Path) -> Iterator[DigestMemory]:
+    """Within the block, digests of unchanged files come from `digests.json` in `output_dir`; only `save` writes it."""
+    memory = DigestMemory(Path(output_dir) / DIGESTS)
+    token = _MEMORY.set(memory)
+    try:
+        yield memory
+    finally:
+        _MEMORY.reset(token)
 
 
 def digest_frame(frame: pd.DataFrame) -> str:

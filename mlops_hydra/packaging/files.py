@@ -11,7 +11,7 @@ from torch import nn
 
 from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
-from mlops_hydra.errors import TrackingError
+from mlops_hydra.errors import ConfigError, Fault, TrackingError
 from mlops_hydra.evaluation.evaluate import Predicted
 from mlops_hydra.evaluation.gates import Verdict
 
@@ -20,6 +20,9 @@ WEIGHTS: Final = "weights.safetensors"
 SCHEMA: Final = "schema.json"
 PREDICTIONS: Final = "predictions.parquet"
 VERDICTS: Final = "verdicts.json"
+HISTORY: Final = "history.json"
+DATA: Final = "data.json"
+LINEAGE: Final = "lineage.json"
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -39,9 +42,38 @@ def write_weights(folder: Path, graph: nn.Module) -> Path:
     return folder / WEIGHTS
 
 
+def start_from_weights(network: nn.Module, features: nn.Module | None, folder: Path) -> None:
+    """Load what `write_weights` wrote into a network, and into the embeddings of its features; statistics stay.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    from safetensors.torch import load_model
+
+    graph = nn.ModuleDict({"model": network})
+    if features is not None and (embeddings := getattr(features, "embeddings", None)):
+        graph["features"] = nn.ModuleDict({"embeddings": embeddings})
+    try:
+        missing, unexpected = load_model(graph, folder / WEIGHTS, strict=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            Fault("init_from", f"its weights do not fit this model: {' '.join(str(error).split())}")
+        ) from error
+    strange = [name for name in unexpected if name.startswith(("model.", "features.embeddings."))]
+    if missing or strange:
+        names = ", ".join(sorted([*missing, *strange])[:5])
+        raise ConfigError(Fault("init_from", f"its weights do not fit this model; one of the two lacks {names}"))
+
+
 def write_schema(folder: Path, schema: FeatureSchema) -> Path:
     """What encodes a raw row."""
     return write_text(folder / SCHEMA, schema.to_json())
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
+    """What each epoch measured."""
+    write_json_atomic(folder / HISTORY, {"epochs": [dict(entry) for entry in history]})
+    return folder / HISTORY
 
 
 def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> Path:
@@ -78,3 +110,31 @@ def write_predictions(
     except OSError as error:
         raise TrackingError(f"{folder / PREDICTIONS}: cannot be written: {error.strerror}") from error
     return folder / PREDICTIONS
+
+
+def read_predictions(folder: Path) -> dict[str, Predicted]:
+    """What `write_predictions` wrote, as codes and probabilities, or values.
+
+    Raises:
+        TrackingError: the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / PREDICTIONS
+    try:
+        table = pq.read_table(path)
+        return {str(name): _predicted(table, str(name)) for name in table["split"].unique().to_pylist()}
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        message = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
+        raise TrackingError(f"{message}; reuse=never trains again") from error
+
+
+def _predicted(table: Any, split: str) -> Predicted:
+    rows = table["split"].to_numpy(zero_copy_only=False) == split
+    targets = table["target"].to_numpy(zero_copy_only=False)[rows]
+    labels = [name.removeprefix("p_") for name in table.column_names if name.startswith("p_")]
+    if not labels:
+        return Predicted(targets, table["prediction"].to_numpy(zero_copy_only=False)[rows])
+    codes = np.array([labels.index(label) for label in targets], dtype=np.int64)
+    return Predicted(codes, np.column_stack([table[f"p_{label}"].to_numpy()[rows] for label in labels]))

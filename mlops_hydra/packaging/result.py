@@ -1,23 +1,30 @@
 """What came out of one run: for programs `result.json`, for Python this."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mlops_hydra.config.objective import Objective
-from mlops_hydra.errors import EXIT_CODES
+from mlops_hydra.config.schema import Task
+from mlops_hydra.errors import EXIT_CODES, TrackingError
 from mlops_hydra.evaluation.gates import Verdict
 from mlops_hydra.tracking.lineage import Lineage
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out. Metric names are `<split>/<metric>`, without a split where there is none."""
+    """What came out. Metric names are `<split>/<metric>`, without a split where there is none.
+
+    `status` says how it was come by, `reason` why in a line; `store` is the MLflow store that has the run `run_id`.
+    """
 
     fingerprint: str
     run_id: str | None
-    status: Literal["new"]
+    status: Literal["new", "resumed", "reused"]
+    reason: str
+    task: Task
     lineage: Lineage
     metrics: Mapping[str, float]
     gates: tuple[Verdict, ...]
@@ -27,6 +34,7 @@ class Result:
     num_epochs: int
     folder: Path
     warnings: tuple[str, ...]
+    store: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -44,10 +52,43 @@ class Result:
             "fingerprint": self.fingerprint,
             "run_id": self.run_id,
             "status": self.status,
+            "reason": self.reason,
+            "task": self.task,
             "lineage": asdict(self.lineage),
             "metrics": dict(self.metrics),
             "intervals": {},
             "gates": [asdict(verdict) for verdict in self.gates],
             "verdict": self.verdict,
             "objective": {**asdict(self.objective), "value": self.objective_value},
+            "best_epoch": self.best_epoch,
+            "num_epochs": self.num_epochs,
+            "warnings": list(self.warnings),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], folder: Path) -> Self:
+        """The inverse of `as_json`; a metric that was not finite is NaN.
+
+        Raises:
+            TrackingError: the file is not what a run of this version leaves.
+        """
+        try:
+            return cls(
+                fingerprint=data["fingerprint"],
+                run_id=data["run_id"],
+                status=data["status"],
+                reason=data["reason"],
+                task=data["task"],
+                lineage=Lineage(**data["lineage"]),
+                metrics={name: math.nan if value is None else float(value) for name, value in data["metrics"].items()},
+                gates=tuple(Verdict(**gate) for gate in data["gates"]),
+                verdict=data["verdict"],
+                objective=Objective(data["objective"]["metric"], data["objective"]["direction"]),
+                best_epoch=data["best_epoch"],
+                num_epochs=data["num_epochs"],
+                folder=folder,
+                warnings=tuple(data["warnings"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"{folder / 'result.json'} is damaged, or of another version ({type(error).__name__}: {error})"
+            raise TrackingError(f"{message}; reuse=never trains again") from error

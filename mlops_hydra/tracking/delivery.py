@@ -1,39 +1,77 @@
 """When records go to MLflow: one daemon thread reads the spool and sends, so that training waits for nothing.
 
 It stays idle, and MLflow unimported, until the first metrics, START_SECONDS or the end of the run. A store that is
-down is tried again and again and never stops a run: what it missed stays in the spool and is named in one warning.
+down is tried again and again and never stops a run: what it missed stays in the spool, a line says how much, and
+`mlops-hydra sync` sends it later. How far a spool has been delivered, and where to, stands in `delivery.json`.
 """
 
+import json
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from mlops_hydra.atomic import read_json
 from mlops_hydra.tracking.sender import Sender
 from mlops_hydra.tracking.spool import SPOOL, Record, read_spool
 from mlops_hydra.tracking.store import artifact_location, bounded_requests, create_store, open_client, redacted
 
 logger = logging.getLogger(__name__)
 
+DELIVERY: Final = "delivery.json"
 START_SECONDS: Final = 2.0
 SEND_SECONDS: Final = 2.0  # between two looks at the spool: fresh enough to watch, rare enough not to be felt
 RETRY_SECONDS: Final = 0.5  # at the end of a run
 LAST_ATTEMPTS: Final = 5  # failures in a row, at the end of a run
 
 
-class Delivery:
-    """Sends one run. `start`, any number of `wake`, `finish`."""
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """How far a spool has been delivered: to which store (without credentials), as which run, up to which byte."""
 
-    def __init__(self, folder: Path, *, uri: str, output_dir: str | Path, timeout_seconds: float) -> None:
+    uri: str = ""
+    run_id: str | None = None
+    offset: int = 0
+
+
+def delivered_to(folder: Path) -> Delivered:
+    """What `folder` says; nothing where it says nothing, or is damaged: then all is sent again, which is the same."""
+    data = read_json(folder / DELIVERY)
+    try:
+        return Delivered(**data) if data else Delivered()
+    except TypeError:
+        return Delivered()
+
+
+def is_waiting(folder: Path) -> bool:
+    """Whether a part of the record has not been delivered."""
+    return delivered_to(folder).offset < (folder / SPOOL).stat().st_size
+
+
+class Delivery:
+    """Sends one run. `start`, any number of `wake`, `finish`.
+
+    Args:
+        others: folders of runs that have ended, whose last words are sent on the way.
+    """
+
+    def __init__(
+        self, folder: Path, *, uri: str, output_dir: str | Path, timeout_seconds: float, others: Sequence[Path] = ()
+    ) -> None:
         self._folder = folder
+        self._others = list(others)
         self._uri = uri
-        self._store = f"MLflow at {redacted(uri)}"  # as messages call it
+        self.store = redacted(uri)
+        self._store = f"MLflow at {self.store}"  # as messages call it
         self._output_dir = output_dir
         self._timeout_seconds = timeout_seconds
         self._sender: Sender | None = None
         self._pending: list[Record] = []
-        self._offset = 0
+        self._delivered = self._begin()
+        self._offset = self._delivered.offset
         self._problem: Exception | None = None
         self._creating_store = False
         self._abandoned = False
@@ -43,13 +81,29 @@ class Delivery:
         self._quiet.set()
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
 
+    def _begin(self) -> Delivered:
+        """Where an earlier delivery to the same store ended."""
+        earlier = delivered_to(self._folder)
+        return earlier if earlier.uri == redacted(self._uri) else Delivered(redacted(self._uri))
+
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run; None until MLflow has made it."""
-        return self._sender.run_id if self._sender else None
+        return self._sender.run_id if self._sender else self._delivered.run_id
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the spool has arrived, and nothing of it was refused."""
+        return self._problem is None and not self._pending and not is_waiting(self._folder) and not self.refused
+
+    @property
+    def refused(self) -> list[str]:
+        """What MLflow will never take, in its own words."""
+        return self._sender.refused if self._sender else []
 
     def start(self) -> None:
         """Begin to watch the spool, which must exist."""
+        self._note(self._delivered)
         self._thread.start()
 
     def wake(self) -> None:
@@ -96,17 +150,46 @@ class Delivery:
         """Send what is new; False if not all of it was taken."""
         try:
             with bounded_requests(self._timeout_seconds):
+                self._read()
                 self._sender = self._sender or self._connect()
-                records, self._offset = read_spool(self._folder / SPOOL, self._offset)
-                self._pending += records
+                waiting = len(self._pending)
                 self._sender.send(self._pending)
         except Exception as error:  # a record that cannot be sent is no reason to lose the training
             if self._problem is None:
-                logger.info("%s cannot be reached and will be tried again: %s", self._store, _first_line(error))
+                text = "%s cannot be reached and will be tried again; %d records wait in %s: %s"
+                where = self._folder / SPOOL
+                logger.info(text, self._store, len(self._pending), where, _first_line(error))
             self._problem = error
             return False
+        if self._problem is not None:
+            logger.info("%s answers again: %d records delivered", self._store, waiting)
         self._problem = None
+        self._send_others()
+        if self._offset != self._delivered.offset:
+            self._note(Delivered(redacted(self._uri), self._sender.run_id, self._offset))
         return True
+
+    def _note(self, delivered: Delivered) -> None:
+        """Remember how far it went; not forced to the disk: what is sent twice is the same as sent once."""
+        self._delivered = delivered
+        partial = self._folder / f".{DELIVERY}.partial"
+        try:
+            partial.write_text(json.dumps(asdict(delivered)), encoding="utf-8")
+            partial.replace(self._folder / DELIVERY)
+        except OSError as error:
+            logger.debug("%s cannot be written: %s", self._folder / DELIVERY, error)
+
+    def _send_others(self) -> None:
+        while self._others:
+            other = Delivery(
+                self._others.pop(), uri=self._uri, output_dir=self._output_dir, timeout_seconds=self._timeout_seconds
+            )
+            if other._delivered.run_id is not None:  # else it was meant for another store, or never arrived: for `sync`
+                other._deliver()
+
+    def _read(self) -> None:
+        records, self._offset = read_spool(self._folder / SPOOL, self._offset)
+        self._pending += records
 
     def _connect(self) -> Sender:
         self._creating_store = True
@@ -115,17 +198,24 @@ class Delivery:
         finally:
             self._creating_store = False
         location = artifact_location(self._uri, self._output_dir)
-        return Sender(open_client(self._uri), self._folder, artifact_location=location)
+        sender = Sender(open_client(self._uri), self._folder, artifact_location=location)
+        if (
+            not sender.adopt(self._delivered.run_id) and self._delivered.offset
+        ):  # somebody deleted the run, or the store
+            self._pending, self._offset = [], 0
+            self._read()
+        return sender
 
     def _warn(self) -> None:
         spool = self._folder / SPOOL
-        if refused := self._sender.refused if self._sender else []:
+        if self.refused:
             text = "%s refused a part of the record (%d times, first: %s); it is whole in %s"
-            logger.warning(text, self._store, len(refused), refused[0], spool)
+            logger.warning(text, self._store, len(self.refused), self.refused[0], spool)
         if self._thread.is_alive() or self._problem is not None:
             reason = _first_line(self._problem or f"no answer within {self._timeout_seconds:g} s")
-            text = "%s does not have the whole run: %s. Nothing is lost: the record is in %s"
-            logger.warning(text, self._store, reason, spool)
+            text = "%s does not have the whole run: %s. Nothing is lost: %d records wait in %s for `mlops-hydra sync`"
+            waiting = len(read_spool(spool, self._delivered.offset)[0])
+            logger.warning(text, self._store, reason, waiting, spool)
 
 
 def _first_line(reason: object) -> str:

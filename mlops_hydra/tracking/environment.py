@@ -27,7 +27,7 @@ PACKAGES: Final = (
 
 
 def environment() -> dict[str, Any]:
-    """Plain JSON values. `threads` and `device` are null where torch was not used."""
+    """Plain JSON values. `threads`, `device` and `kernels` (the CPU's vector instructions) are null without torch."""
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
@@ -49,6 +49,10 @@ def _version(name: str) -> str | None:
 def _torch_state() -> dict[str, Any]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
-        return {"threads": None, "device": None}
+        return {"threads": None, "device": None, "kernels": None}
     cuda = torch.cuda.is_initialized()
-    return {"threads": torch.get_num_threads(), "device": torch.cuda.get_device_name() if cuda else "cpu"}
+    return {
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -3,7 +3,9 @@
 Safe among processes: a folder is made by one of them only, and a file is there whole or not at all.
 """
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,15 +32,37 @@ def create_run_folder(output_dir: str | Path, fingerprint: str, lineage_digest: 
 
 
 def _first_free(parent: Path, name: str) -> Path:
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+    for folder in _names(parent, name):
         try:
             folder.mkdir()
         except FileExistsError:
-            number += 1
-        else:
-            return folder
+            continue
+        return folder
+    raise AssertionError("names do not end")
+
+
+def _names(parent: Path, name: str) -> Iterator[Path]:
+    yield parent / name
+    yield from (parent / f"{name}-{number}" for number in itertools.count(2))
+
+
+def name_free_folder(folder: Path, name: str) -> Path:
+    """Rename `folder` to `name` beside it, or to `name-2`, and so on."""
+    for target in _names(folder.parent, name):
+        if not target.exists():  # renaming onto a folder fails unless it is empty, and ours never are
+            try:
+                return folder.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+    raise AssertionError("names do not end")
+
+
+def run_folders(output_dir: str | Path, fingerprint: str = "*") -> Iterator[Path]:
+    """The folders of the runs of one fingerprint, or of all."""
+    for folder in (Path(output_dir) / RUNS).glob(f"{fingerprint}/*"):
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield folder
 
 
 def publish_result(run_folder: Path) -> Path:

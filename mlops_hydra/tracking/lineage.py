@@ -63,8 +63,14 @@ def _paths(section: Section) -> Iterator[str]:
 
 
 def code_digest(config: ExperimentConfig) -> str:
-    """SHA-256 over this package's code and that of every package or module that a `_target_` names, 64 hex digits.
+    """SHA-256 over `code_entries`, 64 hex digits."""
+    return hashlib.sha256(canonical_json(code_entries(config)).encode()).hexdigest()
 
+
+def code_entries(config: ExperimentConfig) -> dict[str, str]:
+    """What the code is: of this package, and of every package or module that a `_target_` names.
+
+    A digest for each file, or for an installed package its version in the place of files.
     Local code counts with the bytes of each `.py`, installed code with its version, the standard library not at all.
 
     Raises:
@@ -76,7 +82,7 @@ def code_digest(config: ExperimentConfig) -> str:
     tops.pop(this, None)
     for top, path in sorted(tops.items()):
         entries |= _entries(top, path)
-    return hashlib.sha256(canonical_json(entries).encode()).hexdigest()
+    return entries
 
 
 def _entries(top: str, target: str) -> dict[str, str]:

@@ -13,20 +13,20 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from mlops_hydra.atomic import write_json_atomic
-from mlops_hydra.config.fingerprint import flatten, identity, neutral_values
+from mlops_hydra.config.fingerprint import family_digest, flatten, identity, neutral_values
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.errors import TERMINATED, Fault, TrackingError, UsageError
+from mlops_hydra.tracking.claim import Claim, claimed_anew
 from mlops_hydra.tracking.delivery import Delivery
 from mlops_hydra.tracking.environment import environment
-from mlops_hydra.tracking.folders import create_run_folder
 from mlops_hydra.tracking.git import GitState, git_state
 from mlops_hydra.tracking.lineage import Lineage, identify
-from mlops_hydra.tracking.spool import SPOOL, Spool, now_ms
+from mlops_hydra.tracking.spool import SPOOL, Spool, first_record, now_ms, recorded_metrics
 from mlops_hydra.tracking.store import anchored, redacted, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -38,26 +38,58 @@ PATCH: Final = "code.patch"
 class Run:
     """What a run records with. Threads may share it."""
 
-    def __init__(self, folder: Path, *, fingerprint: str, lineage: Lineage, spool: Spool, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fingerprint: str,
+        lineage: Lineage,
+        spool: Spool,
+        delivery: Delivery,
+        already: frozenset[tuple[str, int]] = frozenset(),
+    ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.lineage = lineage
         self._spool = spool
         self._delivery = delivery
+        self._already = already
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id; None until MLflow knows the run, and for good if it could not be reached."""
         return self._delivery.run_id
 
+    @property
+    def store(self) -> str:
+        """The MLflow store that the record goes to, without credentials."""
+        return self._delivery.store
+
+    @property
+    def git(self) -> dict[str, Any]:
+        """Commit, branch, and whether files were changed since, as they were when the run began."""
+        tags = (first_record(self._spool.path) or {"tags": {}})["tags"]
+        names = {"commit": "mlflow.source.git.commit", "branch": "git.branch", "dirty": "git.dirty"}
+        return {name: tags.get(tag) for name, tag in names.items()}
+
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record numbers, NaN and infinities among them; costs the caller some microseconds.
+
+        A run that goes on measures again what it had measured after its checkpoint: the first record stands.
 
         Raises:
             UsageError: a value is no number.
         """
-        self._spool.append("metrics", step=int(step), time=now_ms(), values=_numbers(metrics))
+        step, values = int(step), _numbers(metrics)
+        if self._already:
+            values = {name: value for name, value in values.items() if (name, step) not in self._already}
+        if values:
+            self._spool.append("metrics", step=step, time=now_ms(), values=values)
         self._delivery.wake()
+
+    def sync(self) -> None:
+        """Make what was recorded last through a power failure: before something is written that relies on it."""
+        self._spool.sync()
 
     def log_artifact(self, path: str | Path) -> None:
         """Record a file or folder; one from elsewhere is first copied into the run's folder.
@@ -76,6 +108,11 @@ class Run:
             relative, to = _copy_into(source, self.folder, "artifacts"), "."
         self._spool.append("artifact", path=relative.as_posix(), to="" if to == "." else to)
 
+    def log_environment(self) -> None:
+        """Record where this process runs; when a run ends without it, that is done then."""
+        write_json_atomic(self.folder / ENVIRONMENT, environment())
+        self.log_artifact(self.folder / ENVIRONMENT)
+
     def settle(self, seconds: float) -> None:
         """Wait, `seconds` at most, until delivery rests for a while: before measuring how fast something is."""
         self._delivery.settle(seconds)
@@ -86,7 +123,9 @@ class Run:
 
 
 @contextmanager
-def tracked_experiment(config: ExperimentConfig, lineage: Lineage | None = None) -> Iterator[Run]:
+def tracked_experiment(
+    config: ExperimentConfig, lineage: Lineage | None = None, *, claim: Claim | None = None
+) -> Iterator[Run]:
     """Record what happens inside as one run: FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM, exit).
 
     On the way out it waits for MLflow, `tracking.timeout_seconds` at most. A store that cannot be reached is a
@@ -94,6 +133,7 @@ def tracked_experiment(config: ExperimentConfig, lineage: Lineage | None = None)
 
     Args:
         lineage: if it is known already; else data and code are read to find it.
+        claim: a folder that is held already, perhaps with a record that goes on; else a new one is made.
 
     Raises:
         TrackingError: `output_dir` cannot be written to; nothing inside has run then.
@@ -102,8 +142,9 @@ def tracked_experiment(config: ExperimentConfig, lineage: Lineage | None = None)
     uri, _ = tracking_uri(config)
     lineage = lineage or identify(config)
     status, error = "KILLED", None
-    with _sigterm_unwinds():
-        run = _begin(config, lineage, anchored(uri))
+    held = nullcontext(claim) if claim is not None else claimed_anew(config, lineage)
+    with _sigterm_unwinds(), held as place:
+        run = _begin(config, lineage, anchored(uri), place)
         try:
             yield run
             status = "FINISHED"
@@ -114,14 +155,25 @@ def tracked_experiment(config: ExperimentConfig, lineage: Lineage | None = None)
             _end(run, status, error)
 
 
-def _begin(config: ExperimentConfig, lineage: Lineage, uri: str) -> Run:
-    output_dir = Path(config.output_dir).absolute()
-    folder = create_run_folder(output_dir, config.fingerprint, lineage.digest)
+def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim) -> Run:
+    assert claim.folder is not None, "what is only taken is not recorded again"
+    folder = claim.folder.absolute()
+    already = recorded_metrics(folder / SPOOL) if claim.resumed else frozenset()
     spool = Spool(folder / SPOOL)
-    delivery = Delivery(folder, uri=uri, output_dir=output_dir, timeout_seconds=config.tracking.timeout_seconds)
-    run = Run(folder, fingerprint=config.fingerprint, lineage=lineage, spool=spool, delivery=delivery)
+    output_dir = Path(config.output_dir).absolute()
+    delivery = Delivery(
+        folder,
+        uri=uri,
+        output_dir=output_dir,
+        timeout_seconds=config.tracking.timeout_seconds,
+        others=[reaped.folder for reaped in claim.reaped if reaped.folder is not None],
+    )
+    run = Run(folder, fingerprint=config.fingerprint, lineage=lineage, spool=spool, delivery=delivery, already=already)
     try:
-        _record_origin(run, config)
+        if claim.resumed:
+            spool.append("resume", time=now_ms())
+        else:
+            _record_origin(run, config)
     except BaseException:
         spool.close()
         raise
@@ -175,8 +227,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _write_end(run: Run, status: str, error: Exception | None) -> None:
     try:
-        write_json_atomic(run.folder / ENVIRONMENT, environment())
-        run.log_artifact(run.folder / ENVIRONMENT)
+        if status != "FINISHED" or not (run.folder / ENVIRONMENT).exists():
+            run.log_environment()
         if error is not None:
             run.set_tags({"error": f"{type(error).__name__}: {error}"})
         run._spool.append("end", status=status, time=now_ms())
@@ -193,6 +245,7 @@ def _tags(config: ExperimentConfig, lineage: Lineage, git: GitState) -> dict[str
     ours = {
         "mlflow.runName": config.fingerprint,  # MLflow refuses a run whose name and this tag differ
         "fingerprint": config.fingerprint,
+        "family": family_digest(config),
         "lineage": lineage.digest,
         "lineage.config": lineage.config,
         "lineage.data": lineage.data,

@@ -36,7 +36,19 @@ class Sender:
         self._client = client
         self._folder = folder
         self._artifact_location = artifact_location
-        self._asked_for_run = False
+
+    def adopt(self, run_id: str | None) -> bool:
+        """Go on with this run of an earlier process; False if MLflow has it no more."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            known = run_id is not None and self._client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            known = False
+        self.run_id = run_id if known else None
+        return known
 
     def send(self, pending: list[Record]) -> None:
         """Send `pending` in order, removing what was taken or refused.
@@ -68,6 +80,7 @@ class Sender:
             "tags": self._tags,
             "artifact": self._artifact,
             "end": self._end,
+            "resume": self._resume,
         }
         if record["kind"] == "metrics":
             self._metrics(self.run_id, group)
@@ -76,16 +89,15 @@ class Sender:
 
     def _start(self, record: Record) -> str:
         experiment_id = self._experiment_id(record["experiment"])
-        if self._asked_for_run and (made := self._find_run(experiment_id, record["id"])):
+        if made := self._find_run(experiment_id, record["id"]):
             return made
-        self._asked_for_run = True
         note = {"mlflow.note.content": record["description"]} if record["description"] else {}
         tags = _legal({**record["tags"], **note, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
         run = self._client.create_run(experiment_id, record["time"], tags, run_name=record["run_name"])
         return str(run.info.run_id)
 
     def _find_run(self, experiment_id: str, spool_id: str) -> str | None:
-        """The run of an earlier call whose answer was lost."""
+        """The run of an earlier call whose answer was lost, or of an earlier process."""
         runs = self._client.search_runs([experiment_id], f"tags.`{SPOOL_TAG}` = '{spool_id}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
@@ -135,6 +147,9 @@ class Sender:
             self._client.log_artifact(run_id, str(path), record["to"] or None)
         else:
             self.refused.append(f"the artifact {path} is gone")
+
+    def _resume(self, run_id: str, _: Record) -> None:
+        self._client.update_run(run_id, status="RUNNING")
 
     def _end(self, run_id: str, record: Record) -> None:
         self._client.set_terminated(run_id, record["status"], record["time"])

@@ -11,9 +11,11 @@ One JSON object a line, `kind` first; `time` in milliseconds since 1970:
     {"kind": "tags", "values": {name: text}}
     {"kind": "artifact", "path": relative to the run folder, "to": folder among MLflow's artifacts, "" its root}
     {"kind": "end", "status": "FINISHED", "FAILED" or "KILLED", "time"}
+    {"kind": "resume", "time"} where a run goes on that had ended, or whose process had died
 """
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any, Final
 from mlops_hydra.errors import TrackingError
 
 SPOOL: Final = "spool.jsonl"
+_TAIL_BYTES: Final = 100_000  # an end is followed by a few tags at most, each of 8,000 characters at most
 Record = dict[str, Any]
 
 
@@ -59,6 +62,12 @@ class Spool:
             line = line[self._file.write(line) :]
         self._torn = False
 
+    def sync(self) -> None:
+        """Make what was appended last through a power failure."""
+        with self._lock:
+            if not self._file.closed:
+                os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """No line can be added afterwards."""
         with self._lock:
@@ -88,6 +97,32 @@ def read_spool(path: Path, offset: int = 0) -> tuple[list[Record], int]:
         block = file.read()
     whole = block[: block.rfind(b"\n") + 1]
     return [record for line in whole.split(b"\n") if (record := _parse(line)) is not None], offset + len(whole)
+
+
+def recorded_metrics(path: Path) -> frozenset[tuple[str, int]]:
+    """Name and step of every number in the record."""
+    records = read_spool(path)[0]
+    return frozenset((name, r["step"]) for r in records if r["kind"] == "metrics" for name in r["values"])
+
+
+def first_record(path: Path) -> Record | None:
+    """The start of a run's record; None if there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            record = _parse(file.readline())
+    except OSError:
+        return None
+    return record if record is not None and record["kind"] == "start" else None
+
+
+def ending(path: Path) -> Record | None:
+    """How the run ended the last time, if it has not gone on since: an `end` near the end of the file."""
+    with path.open("rb") as file:
+        begin = max(0, file.seek(0, 2) - _TAIL_BYTES)
+        file.seek(begin)
+        lines = file.read().split(b"\n")[1 if begin else 0 :]
+    found = [record for line in lines if (record := _parse(line)) and record["kind"] in ("end", "resume")]
+    return found[-1] if found and found[-1]["kind"] == "end" else None
 
 
 def _parse(line: bytes) -> Record | None:

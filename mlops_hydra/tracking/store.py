@@ -61,6 +61,12 @@ def redacted(text: str) -> str:
     return _CREDENTIALS.sub("***", text)
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other."""
+    found = _SQLITE.match(uri)
+    return Path(found["path"]) if found else None
+
+
 def anchored(uri: str) -> str:
     """`uri` with the path of a SQLite file made absolute: a script may change its directory."""
     found = _SQLITE.match(uri)
@@ -81,8 +87,8 @@ def create_store(uri: str) -> None:
     Migrations take 3-8 s and fail when two processes run them at once, so they run on a scratch file that only
     appears under its name when it is complete.
     """
-    found = _SQLITE.match(uri)
-    if found is None or (path := Path(found["path"])).exists():
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     from filelock import FileLock
 
@@ -120,6 +126,7 @@ def bounded_requests(timeout_seconds: float) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_seconds)),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

@@ -15,51 +15,17 @@ from typing import IO, Any, Final
 
 import torch
 
-from mlops_hydra.atomic import read_json, replacing, write_json_atomic
+from mlops_hydra.atomic import replacing, write_json_atomic
 from mlops_hydra.config.schema import CheckpointConfig
 from mlops_hydra.data.digests import digest_files
+from mlops_hydra.training.manifest import CHECKPOINTS, FORMAT, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS: Final = "checkpoints"
-FORMAT: Final = 1
 SET_ASIDE: Final = "set-aside"
 KEPT: Final = 2
 LARGEST_SHARE: Final = 0.02
 """Of the time, for checkpoints by the clock: where writing is slow, they come less often."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a checkpoint says of itself; `files` are digests by name, the state's first."""
-
-    path: Path
-    owner: str
-    epoch: int
-    step: int
-    files: Mapping[str, str]
-    environment: Mapping[str, Any]
-
-    @property
-    def at(self) -> str:
-        """For people: where the training stood."""
-        return f"epoch {self.epoch}, step {self.step}"
-
-
-def newest_manifest(folder: Path) -> Manifest | None:
-    """What the newest checkpoint below a run's `folder` claims to be; only reads, and verifies nothing."""
-    found = (_read_manifest(path) for path in sorted((folder / CHECKPOINTS).glob("*.json"), reverse=True))
-    return next((manifest for manifest in found if manifest is not None), None)
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    data = read_json(path)
-    try:
-        if data is None or data["format"] != FORMAT:
-            return None
-        return Manifest(path, data["owner"], data["epoch"], data["step"], data["files"], data["environment"])
-    except KeyError:
-        return None
 
 
 @dataclass
@@ -147,7 +113,7 @@ class Checkpoints:
         manifests = sorted(self.folder.glob("*.json"), reverse=True)
         for path in manifests[KEPT:]:
             path.unlink(missing_ok=True)  # before its files: no manifest ever names what is gone
-        named = {name for path in manifests[:KEPT] if (kept := _read_manifest(path)) for name in kept.files}
+        named = {name for path in manifests[:KEPT] if (kept := read_manifest(path)) for name in kept.files}
         for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.partial")]:
             if path.name not in named:
                 path.unlink(missing_ok=True)
@@ -167,7 +133,7 @@ class Checkpoints:
         return None
 
     def _load(self, path: Path) -> dict[str, Any]:
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         if manifest is None:
             raise _UnusableError("is torn, or not a manifest of this version")
         if manifest.owner != self.owner:

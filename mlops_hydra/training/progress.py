@@ -27,16 +27,16 @@ class PlainProgress(Observer):
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter) -> None:
         self._console, self._clock = console, clock
-        self._began = 0.0
+        self._began, self._rows = 0.0, 0
 
     def on_fit_start(self, training: Training) -> None:
         """Start the clock."""
-        self._began = self._clock()
+        self._began, self._rows = self._clock(), training.rows
 
     def on_epoch_end(self, training: Training) -> None:
         """Print the epoch."""
         total = f"/{training.num_epochs}" if training.num_epochs else ""
-        speed = training.rows / max(self._clock() - self._began, 1e-9)
+        speed = (training.rows - self._rows) / max(self._clock() - self._began, 1e-9)
         line = f"epoch {training.epoch}{total}  {_numbers(training)}  best {training.best_epoch}  {speed:,.0f} rows/s"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -49,10 +49,11 @@ class ProgressBar(Observer):
         columns += [TextColumn("{task.fields[numbers]}", markup=False), _Speed(), TimeRemainingColumn(compact=True)]
         self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("training", total=None, at="", numbers="", rows=0)
-        self._drawn = 0.0
+        self._drawn, self._rows = 0.0, 0
 
     def on_fit_start(self, training: Training) -> None:
         """Show the bar."""
+        self._rows = training.rows
         self._progress.update(self._task, total=training.num_steps or training.num_epochs)
         self._progress.start()
 
@@ -79,7 +80,12 @@ class ProgressBar(Observer):
             else f"epoch {done}/{training.num_epochs}"
         )
         self._progress.update(
-            self._task, completed=done, at=at, numbers=_numbers(training), rows=training.rows, refresh=False
+            self._task,
+            completed=done,
+            at=at,
+            numbers=_numbers(training),
+            rows=training.rows - self._rows,
+            refresh=False,
         )
 
 

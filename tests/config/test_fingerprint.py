@@ -20,8 +20,8 @@ from mlops_hydra.errors import ConfigError
 
 BASE = compose(["scheduler=one_cycle", "+metrics.mcc._target_=sklearn.metrics.matthews_corrcoef"])
 NEUTRAL = (
-    "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "trainer.checkpoint", "gates", "sweeps",
-    "reuse", "on_busy", "tracking", "output_dir", "tags", "progress", "trust",
+    "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "trainer.checkpoint",
+    "gates", "sweeps", "reuse", "on_busy", "tracking", "output_dir", "tags", "progress", "trust",
 )  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "objective.metric": "accuracy",

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset, IterableDataset
 from mlops_hydra.config.schema import CheckpointConfig
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.training.batches import Batches, LoaderBatches
-from mlops_hydra.training.checkpoints import LARGEST_SHARE, Checkpoints, newest_manifest
+from mlops_hydra.training.checkpoints import LARGEST_SHARE, Checkpoints
 from mlops_hydra.training.loop import FitResult
+from mlops_hydra.training.manifest import newest_manifest
 from mlops_hydra.training.observers import Observer, Training
 from mlops_hydra.training.seeding import set_all_seeds
 
