@@ -13,14 +13,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
 
 from mlops_hydra import __version__
-from mlops_hydra.config.roots import Roots
+from mlops_hydra.config.overrides import quoted
+from mlops_hydra.config.roots import CONFIG_NAME, Roots
 from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
 from mlops_hydra.summary import Terminal, print_faults, print_jobs, print_result
 
@@ -38,12 +39,13 @@ def main(argv: Sequence[str]) -> int:
     """Carry out one command.
 
     Returns:
-        0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 130 Ctrl-C;
-        143 SIGTERM.
+        0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 6 not
+        reproduced; 7 another process holds it; 130 Ctrl-C; 143 SIGTERM.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # the directory it is called from is importable
     _listen()
+    argv = [quoted(word) for word in argv]
     try:
         named = [index for index, word in enumerate(argv) if word in _COMMANDS and not _is_value(argv, index)]
         if not named:
@@ -87,6 +89,8 @@ def train(argv: Sequence[str]) -> int:
     if "--version" in argv:
         print(f"{PROGRAM} {__version__}")
         return 0
+    if {"-sc", "--shell-completion"} & set(argv):
+        return _complete(argv, roots)
     if others:
         return _look(argv, overrides, roots)
     _check_words(overrides)
@@ -144,7 +148,31 @@ def _would(decision: "Decision", folder: Path) -> str:
     return what[decision.action]
 
 
-_COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check}
+def _past(name: str) -> Callable[[Sequence[str]], int]:
+    """A command about runs of the past, which has a primary config of its own."""
+
+    def carry_out(argv: Sequence[str]) -> int:
+        overrides, roots, multirun, others = _parse(argv)
+        if roots.config_name is not None:
+            raise ConfigError(Fault("--config-name", f"{name} has a config of its own", roots.config_name))
+        roots, rest = replace(roots, config_name=name), [text for text in overrides if not _is_word(text)]
+        if others:
+            kept = [word for i, word in enumerate(argv) if word[0] in "-~" or "=" in word or _is_value(argv, i)]
+            return _look(kept, rest, roots)
+        words = [text for text in overrides if _is_word(text)]
+        if multirun:
+            raise ConfigError(Fault("-m", f"{name} is no sweep"))
+        from mlops_hydra import past
+
+        return past.COMMANDS[name](words, rest, roots)
+
+    return carry_out
+
+
+_COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "check": check,
+    **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify")},
+}
 
 
 def _short(value: Any) -> str:
@@ -166,10 +194,14 @@ def _parse(argv: Sequence[str]) -> tuple[list[str], Roots, bool, bool]:
 
 def _check_words(overrides: Sequence[str]) -> None:
     """A word without `=` is a misspelt command: Hydra's grammar would say something about missing '='."""
-    words = [text for text in overrides if "=" not in text and not text.startswith("~")]
+    words = [text for text in overrides if _is_word(text)]
     rule = f"is neither a command ({', '.join(_COMMANDS)}) nor an override (key=value)"
     if words:
         raise ConfigError([Fault(word, rule, None, nearest(word, _COMMANDS)) for word in words])
+
+
+def _is_word(text: str) -> bool:
+    return "=" not in text and not text.startswith("~")
 
 
 def _train(config: "ExperimentConfig") -> "Result":
@@ -225,25 +257,37 @@ def _look(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
     """What Hydra's own flags ask for; where it refuses the request, our faults rather than its text."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        code = _hydra(argv)
+        code = _hydra(argv, roots.name)
     if code == 1:
         from mlops_hydra.config.compose import compose_from
 
-        compose_from([text for text in overrides if "=" in text or text.startswith("~")], roots)
+        compose_from([text for text in overrides if not _is_word(text)], roots)
     sys.stderr.write(said.getvalue())
     return code
 
 
-def _hydra(argv: Sequence[str]) -> int:
+def _complete(argv: Sequence[str], roots: Roots) -> int:
+    """What the shell asks for; Hydra sees the line as one without our command, and with the config of that."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    named = [word for word in words if word in _COMMANDS]
+    if named:
+        last = len(words) - 1
+        kept = [w for i, w in enumerate(words) if i in (0, last) or (w not in _COMMANDS and not _is_word(w))]
+        os.environ["COMP_LINE"] = " ".join(kept)
+        roots = roots if named[0] == "check" else replace(roots, config_name=named[0])
+    return _hydra(argv, roots.name)
+
+
+def _hydra(argv: Sequence[str], config_name: str = CONFIG_NAME) -> int:
     """Hand over to `hydra.main`, which reads sys.argv and exits."""
     import hydra
 
-    from mlops_hydra.config.roots import CONFIG_NAME, packaged_conf
+    from mlops_hydra.config.roots import packaged_conf
 
     before = sys.argv
     sys.argv = [PROGRAM, *argv]
     try:
-        hydra.main(config_path=str(packaged_conf()), config_name=CONFIG_NAME, execution_whitelist=_LAUNCHED)(_job)()
+        hydra.main(config_path=str(packaged_conf()), config_name=config_name, execution_whitelist=_LAUNCHED)(_job)()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:

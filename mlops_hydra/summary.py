@@ -1,5 +1,6 @@
 """What a person reads at the end: of one run, of many, of a request that is wrong."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from mlops_hydra.errors import Fault
 
 if TYPE_CHECKING:
     from mlops_hydra.packaging.result import Result
+    from mlops_hydra.tracking.diff import Difference as LineageDifference
+    from mlops_hydra.tracking.recorded import RecordedRun
+    from mlops_hydra.verification import Verification
 
 _REPEATS: Final = ("seed", "data.split.seed", "data.split.fold")  # overrides that only repeat a configuration
 _STYLES: Final = {"passed": "green", "failed": "red", "undecided": "yellow"}
@@ -76,6 +80,67 @@ def _gates_table(result: "Result") -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def print_runs(runs: Sequence["RecordedRun"], num_found: int, console: Console) -> None:
+    """A line a run, newest first."""
+    if not runs:
+        console.print("No runs.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("fingerprint", "run", "age", "state", "objective", "verdict"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("overrides", overflow="fold")
+    for run in runs:
+        objective = (run.result or {}).get("objective", {})
+        value = f"{objective['metric']} {_number(objective['value'])}" if objective else ""
+        style = _STYLES.get(run.verdict or "", "")
+        verdict = f"[{style}]{run.verdict}[/{style}]" if run.verdict else ""
+        age = run.ago.removesuffix(" ago")
+        table.add_row(run.fingerprint, run.label, age, run.state, value, verdict, escape(run.overrides or "(defaults)"))
+    console.print(table)
+    if num_found > len(runs):
+        console.print(f"{num_found - len(runs)} more; limit=null shows all", highlight=False)
+
+
+def print_differences(
+    first: "RecordedRun", second: "RecordedRun", rows: Sequence["LineageDifference"], console: Console
+) -> None:
+    """A table for each part of the lineage; what cannot change a result comes last."""
+    console.print(f"{first.fingerprint}/{first.label} and {second.fingerprint}/{second.label}", highlight=False)
+    for section in ("config", "data", "code", "environment", "metrics", "neutral"):
+        own = [row for row in rows if row.section == section]
+        if not own:
+            console.print(f"{section}: the same", highlight=False)
+            continue
+        console.print(f"{section}:" + (" (cannot change a result)" if section == "neutral" else ""), highlight=False)
+        table = Table(box=None, show_header=False, pad_edge=True)
+        for row in own:
+            table.add_row("", escape(row.key), escape(_shown(row.first)), "->", escape(_shown(row.second)))
+        console.print(table)
+
+
+def print_verification(verification: "Verification", console: Console) -> None:
+    """What differs first, or that nothing does."""
+    how = "bit for bit" if verification.is_exact else f"within {verification.tolerance:g}"
+    run = verification.run
+    if verification.is_reproduced:
+        text = f"[green]reproduced[/green] {how}: {verification.num_epochs} epochs, weights and predictions of run"
+        console.print(f"{text} {run.label}", highlight=False, soft_wrap=True)
+        return
+    console.print(f"[red]not reproduced[/red] {how}: run {run.label} differs in", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("what", "where first", "recorded", "now"):
+        table.add_column(column, overflow="fold")
+    for row in verification.differences:
+        table.add_row(escape(row.what), escape(row.where), escape(_shown(row.recorded)), escape(_shown(row.now)))
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def print_faults(faults: Sequence[Fault], console: Console) -> None:

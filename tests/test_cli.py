@@ -41,7 +41,8 @@ def test_a_run_prints_a_summary_and_leaves_a_result(workplace: Path, capsys: pyt
     result = result_of(workplace)
     assert result["fingerprint"] == compose(QUICK).fingerprint
     assert set(result) == {
-        "fingerprint", "run_id", "status", "lineage", "metrics", "intervals", "gates", "verdict", "objective"
+        "fingerprint", "run_id", "status", "reason", "task", "lineage", "metrics", "intervals", "gates", "verdict",
+        "objective", "best_epoch", "num_epochs", "warnings",
     }  # fmt: skip
     for shown in (result["fingerprint"], "passed", "beats_baseline", "roc_auc", "latency_p95_ms", "epoch 2/2"):
         assert shown in printed
@@ -140,8 +141,22 @@ def test_what_check_announces_is_what_the_run_does(workplace: Path, capsys: pyte
     assert (workplace / announced / "result.json").exists()
 
 
-def test_the_same_command_twice_makes_two_runs_side_by_side(workplace: Path) -> None:
-    assert main([*QUICK]) == main([*QUICK]) == 0
+def test_the_same_command_twice_gives_the_first_result_and_says_so(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK]) == 0
+    first = result_of(workplace)
+    assert capsys.readouterr().out.startswith(f"New run: nothing finished is recorded for {first['fingerprint']}\n")
+    assert main([*QUICK]) == 0
+    again = result_of(workplace)
+    assert re.match(r"Reused run \w+ \(finished \d s ago\); reuse=never trains again\n", capsys.readouterr().out)
+    assert (first["status"], again["status"]) == ("new", "reused")
+    assert again["metrics"] == first["metrics"]
+    assert again["run_id"] == first["run_id"]
+
+
+def test_a_run_that_is_asked_for_anew_stands_beside_the_first(workplace: Path) -> None:
+    assert main([*QUICK]) == main([*QUICK, "reuse=never"]) == 0
     folders = {path.name for path in workplace.glob("outputs/runs/*/*") if path.is_dir()}
     assert {name.partition("-")[2] for name in folders} == {"", "2"}
     metrics = [
@@ -170,7 +185,7 @@ def test_a_multirun_makes_a_run_for_each_job_and_ends_with_a_table(
 def test_a_multirun_goes_on_after_a_failed_gate_and_exits_with_the_worst(workplace: Path) -> None:
     argv = ["-m", "trainer.epochs=1,2", "model=linear", "gates.beats_baseline.by=0%,99.9%", "progress=off"]
     assert main(argv) == 3
-    assert len(list(workplace.glob("outputs/runs/*/*/result.json"))) == 4
+    assert len(list(workplace.glob("outputs/runs/*/*/result.json"))) == 2, "other gates are no other run"
 
 
 def test_a_multirun_goes_on_after_a_crash_and_exits_1(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,17 +5,18 @@ Pure but for importing what a `_target_` names. All faults are reported at once.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from mlops_hydra.config.frozen import TARGET_KEY, Target, freeze, thaw
 from mlops_hydra.config.objective import COSTS, METRICS
-from mlops_hydra.config.schema import ExperimentConfig, GateConfig
+from mlops_hydra.config.schema import ExperimentConfig, GateConfig, Section
 from mlops_hydra.config.signatures import as_declared, check_signature
 from mlops_hydra.config.targets import check_trusted, parameters_of, resolve
 from mlops_hydra.errors import ConfigError, Fault, nearest
 
+S = TypeVar("S", bound=Section)
 PLATEAU: Final = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OFFERS: Final[dict[str, frozenset[str]]] = {
     "model": frozenset({"in_features", "out_features", "in_shape"}),
@@ -39,7 +40,7 @@ def checked(tree: Mapping[str, Any]) -> ExperimentConfig:
     tree = dict(tree)
     targets = dict(_targets(tree))
     faults = [fault for where, target in targets.items() for fault in _check_target(target, where)]
-    config, schema_faults = _validate(_declared(tree, targets) if not faults else tree)
+    config, schema_faults = validated(ExperimentConfig, _declared(tree, targets) if not faults else tree)
     faults = schema_faults + faults + _check_file(targets.get("data.source"), tree)
     if config is not None:
         faults += _check_names(config)
@@ -119,11 +120,12 @@ def _declared(tree: Mapping[str, Any], targets: Mapping[str, Target]) -> dict[st
     return result
 
 
-def _validate(tree: Mapping[str, Any]) -> tuple[ExperimentConfig | None, list[Fault]]:
+def validated(model: type[S], tree: Mapping[str, Any]) -> tuple[S | None, list[Fault]]:
+    """`tree` as a `model`, or every way in which it is none."""
     try:
-        return ExperimentConfig.model_validate(_strict_input(tree)), []
+        return model.model_validate(_strict_input(tree)), []
     except ValidationError as error:
-        return None, [_as_fault(e) for e in error.errors(include_url=False)]
+        return None, [_as_fault(e, model) for e in error.errors(include_url=False)]
 
 
 def _strict_input(value: Any) -> Any:
@@ -133,10 +135,10 @@ def _strict_input(value: Any) -> Any:
     return tuple(_strict_input(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
-def _as_fault(error: Any) -> Fault:
+def _as_fault(error: Any, root: type[BaseModel]) -> Fault:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        parent, known = _fields_at(error["loc"][:-1])
+        parent, known = _fields_at(root, error["loc"][:-1])
         rule = f"no such key; {parent} has {', '.join(known)}"
         return Fault(path, rule, error["input"], nearest(str(error["loc"][-1]), known))
     if error["type"] == "missing":
@@ -166,12 +168,13 @@ def _expected(error: Any) -> list[str]:
     return [choice.strip("' ") for choice in listed.replace(" or ", ",").split(",") if choice.strip("' ")]
 
 
-def _fields_at(loc: tuple[Any, ...]) -> tuple[str, list[str]]:
-    model: type[BaseModel] = ExperimentConfig
+def _fields_at(root: type[BaseModel], loc: tuple[Any, ...]) -> tuple[str, list[str]]:
+    model = root
     for part in loc:
         annotation = model.model_fields[part].annotation if part in model.model_fields else GateConfig
         model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else GateConfig
-    return ".".join(map(str, loc)) or "an experiment", list(model.model_fields)
+    whole = "an experiment" if root is ExperimentConfig else "the command"
+    return ".".join(map(str, loc)) or whole, list(model.model_fields)
 
 
 def _check_names(config: ExperimentConfig) -> list[Fault]:

@@ -8,16 +8,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlops_hydra.config.check import as_tree, checked
+from mlops_hydra.config.check import as_tree, checked, recorded, validated
 from mlops_hydra.config.fingerprint import flatten
+from mlops_hydra.config.overrides import quoted
 from mlops_hydra.config.roots import Roots
-from mlops_hydra.config.schema import ExperimentConfig, Origin
+from mlops_hydra.config.schema import Composed, ExperimentConfig, Origin
 from mlops_hydra.errors import ConfigError, Fault, UsageError, nearest
+
+C = TypeVar("C", bound=Composed)
 
 
 def compose(
@@ -42,7 +45,7 @@ def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
         raise UsageError(Fault("overrides", 'must be a list of texts such as ["model=mlp", "seed=1"]', overrides))
     _check_roots(roots)
     with _initialized(roots):
-        cfg, faults = _compose_tree(list(overrides), roots.name)
+        cfg, faults = _compose_tree([quoted(text) for text in overrides], roots.name)
     if cfg is None:
         raise ConfigError(faults)
     choices = OmegaConf.select(cfg, "hydra.runtime.choices")
@@ -72,6 +75,59 @@ def config_of(cfg: DictConfig, origin: Origin, faults: Sequence[Fault] = ()) -> 
         raise ConfigError(faults)
     config._origin = origin
     return config
+
+
+def compose_command(model: type[C], overrides: Sequence[str], roots: Roots) -> C:
+    """What a command other than training was asked for; `roots` names its own primary config.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    _check_roots(roots)
+    with _initialized(roots):
+        cfg, faults = _compose_tree([quoted(text) for text in overrides], roots.name)
+    if cfg is None:
+        raise ConfigError(faults)
+    tree, unresolved = _plain(cfg)
+    command, wrong = validated(model, tree)
+    if command is None or (faults := [*faults, *unresolved, *wrong]):
+        raise ConfigError([*faults, *wrong] if command is None else faults)
+    command._origin = origin_of(overrides, OmegaConf.select(cfg, "hydra.runtime.choices"))
+    return command
+
+
+def read_recorded(path: Path, changes: Mapping[str, Any], trust: tuple[str, ...]) -> ExperimentConfig:
+    """The experiment in a recorded `config.yaml`; it decides nothing about what may be imported.
+
+    Args:
+        changes: dotted keys that the person who asks sets otherwise.
+        trust: packages that it may name besides ours and torch's.
+
+    Raises:
+        ConfigError: it is damaged, or names what is not trusted.
+    """
+    cfg = OmegaConf.create(read_yaml(path))
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value)
+    tree, faults = _plain(cfg)
+    if faults:
+        raise ConfigError(faults)
+    return recorded(tree, trust)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with interpolations as text.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # the YAML library has a tree of its own
+        raise ConfigError(Fault(str(path), f"cannot be read: {_message(error)}")) from error
+    if not isinstance(tree, dict):
+        raise ConfigError(Fault(str(path), "holds no mapping"))
+    return {str(key): value for key, value in tree.items()}
 
 
 def to_yaml(config: ExperimentConfig) -> str:

@@ -251,7 +251,18 @@ class Origin:
     choices: tuple[tuple[str, str], ...] = ()
 
 
-class ExperimentConfig(Section):
+class Composed(Section):
+    """What is composed from YAML and overrides, and remembers them."""
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @property
+    def origin(self) -> Origin:
+        """The overrides and choices it was composed from; empty when it was built by hand."""
+        return self._origin
+
+
+class ExperimentConfig(Composed):
     """One experiment, complete. Equal configs give equal fingerprints, on every machine."""
 
     name: str = neutral("MLflow experiment", min_length=1)
@@ -277,18 +288,11 @@ class ExperimentConfig(Section):
     progress: Literal["auto", "bar", "plain", "off"] = neutral("auto: a bar on a terminal, else a line an epoch")
     trust: tuple[str, ...] = neutral("packages that a recorded configuration may name")
 
-    _origin: Origin = PrivateAttr(default_factory=Origin)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExperimentConfig) and dict(self) == dict(other)  # where it came from does not count
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
-
-    @property
-    def origin(self) -> Origin:
-        """The overrides and choices this config was composed from; empty when it was built by hand."""
-        return self._origin
 
     @property
     def fingerprint(self) -> str:

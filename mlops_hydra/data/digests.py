@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.errors import DataError, Fault, TrackingError
 
-DIGESTS: Final = "digests.json"
+DIGESTS: Final = "runs/.digests.json"
 _BLOCK_BYTES: Final = 2**20
 _SETTLED_NS: Final = 2_000_000_000
 
@@ -58,8 +58,9 @@ class DigestMemory:
         """From memory, or by reading the file."""
         name, before = str(path.resolve()), _stamp(path)
         for known in (self._new.get(name), self._known.get(name)):
-            if isinstance(known, list) and known[:-1] == before:
-                return str(known[-1])
+            match known:
+                case [*stamp, str(digest)] if stamp == before:
+                    return digest
         now = time.time_ns()
         digest = _read_files([path])
         # a file that is being written may change again within the same tick of the clock, and look the same
@@ -86,7 +87,7 @@ _MEMORY: Final[ContextVar[DigestMemory | None]] = ContextVar("digests", default=
 
 @contextmanager
 def remembering(output_dir: str | Path) -> Iterator[DigestMemory]:
-    """Within the block, digests of unchanged files come from `digests.json` in `output_dir`; only `save` writes it."""
+    """Within the block, digests of unchanged files come from a file below `output_dir`; only `save` writes it."""
     memory = DigestMemory(Path(output_dir) / DIGESTS)
     token = _MEMORY.set(memory)
     try:

@@ -3,6 +3,7 @@
 Nothing is trained, and no model is loaded. What MLflow has not heard of the run is delivered.
 """
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from mlops_hydra.tracking.recorded import RecordedRun
 from mlops_hydra.tracking.spool import SPOOL, Spool
 from mlops_hydra.tracking.store import anchored, tracking_uri
 from mlops_hydra.tracking.sync import Store, deliver_rest
+
+logger = logging.getLogger(__name__)
 
 
 def reused(config: ExperimentConfig, claim: Claim) -> Result:
@@ -51,6 +54,8 @@ def reused(config: ExperimentConfig, claim: Claim) -> Result:
         gates=verdicts,
         verdict=overall(verdicts),
     )
+    for warning in result.warnings:
+        logger.warning("%s", warning)
     write_json_atomic(run.folder / RESULT, result.as_json())
     publish_result(run.folder)
     if verdicts != before.gates:

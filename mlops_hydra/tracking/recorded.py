@@ -43,6 +43,11 @@ class RecordedRun:
     """Whether its record says how it ended; that of a process that was killed does not."""
 
     @property
+    def verdict(self) -> str | None:
+        """What the gates said; None if they were not asked."""
+        return self.result["verdict"] if self.result else None
+
+    @property
     def label(self) -> str:
         """What a person calls it: its folder's name, else MLflow's id."""
         return self.folder.name if self.folder else self.run_id or self.lineage.digest
@@ -57,6 +62,17 @@ def local_runs(output_dir: str | Path, fingerprint: str = "*") -> list[RecordedR
     """The runs that have a folder, oldest first; a folder without a readable beginning of a record is none."""
     found = (read_run(folder) for folder in run_folders(output_dir, fingerprint))
     return sorted((run for run in found if run is not None), key=lambda run: run.began)
+
+
+def starting_runs(output_dir: str | Path, fingerprint: str, lineage: Lineage) -> list[RecordedRun]:
+    """Runs of `lineage` whose process has its folder and has not begun its record: for milliseconds, while git answers."""
+    runs = []
+    for folder in run_folders(output_dir, fingerprint):
+        owner = live_owner(folder) if folder.name.partition("-")[0] == lineage.digest else None
+        if owner is not None and first_record(folder / SPOOL) is None:
+            since, name = owner.since, owner.experiment
+            runs.append(RecordedRun(fingerprint, lineage, name, "running", since, since, folder=folder, owner=owner))
+    return runs
 
 
 def read_run(folder: Path) -> RecordedRun | None:

@@ -10,19 +10,24 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.schema import Origin, TrackingConfig
 from mlops_hydra.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
+
+_ENVIRONMENT: Final = threading.Lock()
+_BOUNDED: Final[list[int]] = []  # threads that are within `bounded_requests`
+_BEFORE: Final[dict[str, str | None]] = {}
 
 URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 LOCK_SECONDS: Final = 120  # longest wait for another process that creates the store
@@ -31,10 +36,20 @@ _SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?!:memory:)(?P<path>[^?]+)")
 _SUPPORTED: Final = re.compile(rf"https?://|databricks|(postgresql|mysql|mssql)(\+\w+)?://|{_SQLITE.pattern}")
 _REMOTE: Final = ("http://", "https://", "databricks")
 _GIVEN: Final = re.compile(r"\+{0,2}tracking[.=@]")
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")  # a password may hold an @
 
 
-def tracking_uri(config: ExperimentConfig) -> tuple[str, str]:
+class Recording(Protocol):
+    """What names a store: the config of an experiment, or of a command."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def tracking(self) -> TrackingConfig: ...
+
+
+def tracking_uri(config: Recording) -> tuple[str, str]:
     """The tracking URI of a run, and what named it: `MLFLOW_TRACKING_URI`, an override, or `tracking=<choice>`.
 
     Raises:
@@ -105,12 +120,18 @@ def create_store(uri: str) -> None:
         partial.replace(path)
 
 
-def open_client(uri: str) -> "MlflowClient":
-    """A client of the store at `uri`; imports MLflow (1-3 s)."""
+def import_mlflow() -> None:
+    """Takes 1-3 s the first time; with what MLflow reads from the process set before."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of each new store
     # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; where warnings are errors, nothing would be recorded
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy|alembic)\b")
+    import mlflow  # noqa: F401
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client of the store at `uri`; a database is connected to at once."""
+    import_mlflow()
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -120,20 +141,36 @@ def open_client(uri: str) -> "MlflowClient":
 def bounded_requests(timeout_seconds: float) -> Iterator[None]:
     """MLflow's requests inside wait `timeout_seconds` at most and are tried once; by default they take up to 247 s.
 
-    MLflow reads this from the environment at each request and offers no other way.
+    MLflow reads this from the environment at each request and offers no other way; threads share it, so the first
+    that comes sets it and the last that goes puts back what was there.
     """
+    _enter(math.ceil(timeout_seconds))
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _enter(timeout_seconds: int) -> None:
     ours = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_seconds)),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+    with _ENVIRONMENT:
+        if not _BOUNDED:
+            _BEFORE.update({name: os.environ.get(name) for name in ours})
+        _BOUNDED.append(threading.get_ident())
+        os.environ.update(ours)
+
+
+def _leave() -> None:
+    with _ENVIRONMENT:
+        _BOUNDED.pop()
+        if _BOUNDED:
+            return
+        for name, value in _BEFORE.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

@@ -9,14 +9,18 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer
 
-from mlops_hydra.config.compose import compose
-from mlops_hydra.config.roots import packaged_conf
+from mlops_hydra.config.commands import CleanConfig, DiffConfig, RunsConfig, SyncConfig, VerifyConfig
+from mlops_hydra.config.compose import compose, compose_command
+from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import DataConfig, ExperimentConfig, TrainerConfig
 from mlops_hydra.config.targets import build
 from mlops_hydra.errors import ConfigError
 
 FILES = sorted(packaged_conf().rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent != packaged_conf()]
+COMMANDS = {"runs": RunsConfig, "clean": CleanConfig, "sync": SyncConfig, "diff": DiffConfig, "verify": VerifyConfig}
+ROOTS = {"config", "command", *COMMANDS}
+EXPERIMENTS = [path for path in FILES if path in OPTIONS or path.stem == "config"]
 
 
 def name_of(path: Path) -> str:
@@ -48,7 +52,19 @@ def command_of(path: Path) -> list[str]:
     return shlex.split(lines[1].removeprefix("# mlops-hydra"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_config_of_a_command_is_what_its_schema_says(command: str) -> None:
+    words = command_of(packaged_conf() / f"{command}.yaml")
+    assert words[0] == command
+    overrides = [word for word in words if "=" in word]
+    assert compose_command(COMMANDS[command], overrides, Roots(config_name=command)).output_dir == "outputs"
+
+
+def test_every_file_at_the_top_is_a_root() -> None:
+    assert {path.stem for path in FILES if path not in OPTIONS} == ROOTS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_its_command_composes_to_a_checked_experiment(path: Path, table: Path) -> None:
     assert isinstance(compose(command_of(path)), ExperimentConfig)
 
@@ -109,7 +125,7 @@ def test_options_that_extend_another_only_say_what_differs() -> None:
 
 
 def test_every_default_stands_in_yaml_and_not_in_the_schema() -> None:
-    for model in (ExperimentConfig, DataConfig, TrainerConfig):
+    for model in (ExperimentConfig, DataConfig, TrainerConfig, *COMMANDS.values()):
         with_default = [name for name, field in model.model_fields.items() if not field.is_required()]
         assert not with_default
 
