@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +28,6 @@ from mlops_hydra.summary import Terminal, print_faults, print_jobs, print_result
 if TYPE_CHECKING:
     from mlops_hydra.config.schema import ExperimentConfig
     from mlops_hydra.packaging.result import Result
-    from mlops_hydra.tracking.decision import Decision
 
 PROGRAM: Final = "mlops-hydra"
 _JOBS_FILE: Final = "MLOPS_HYDRA_JOBS"  # a launcher's worker processes inherit it
@@ -110,42 +109,10 @@ def check(argv: Sequence[str]) -> int:
     if multirun:
         raise ConfigError(Fault("check", "looks at one experiment: leave out -m and the swept values"))
     from mlops_hydra.config.compose import compose_from
-    from mlops_hydra.config.fingerprint import neutral_values
-    from mlops_hydra.data.digests import remembering
-    from mlops_hydra.tracking.decision import decide
-    from mlops_hydra.tracking.find import identified, shorter_run
-    from mlops_hydra.tracking.lineage import identify
-    from mlops_hydra.tracking.store import redacted, tracking_uri
+    from mlops_hydra.preview import preview
 
-    config = identified(compose_from(overrides, roots))
-    with remembering(config.output_dir):
-        lineage = identify(config)
-    decision = decide(config, lineage)
-    uri, reason = tracking_uri(config)
-    digests = ", ".join(f"{part} {digest[:12]}" for part, digest in asdict(lineage).items())
-    rows = {
-        "fingerprint": config.fingerprint,
-        "lineage": f"{lineage.digest} ({digests})",
-        "would": _would(decision, Path(config.output_dir) / "runs" / config.fingerprint / lineage.digest),
-        "because": decision.reason,
-    }
-    if decision.action == "new" and (shorter := shorter_run(config, lineage)):
-        rows["or"] = f"start from {shorter.fingerprint}, the same but for its length: init_from={shorter.fingerprint}"
-    rows |= {"tracking": f"{redacted(uri)} ({reason})", "neutral": "not part of the fingerprint:"}
-    lines = [f"{name:<12} {value}" for name, value in rows.items()]
-    lines += [f"{'':<12} {path}={redacted(_short(value))}" for path, value in neutral_values(config).items()]
-    Terminal().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    Terminal().print("\n".join(preview(compose_from(overrides, roots))), highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _would(decision: "Decision", folder: Path) -> str:
-    what = {
-        "new": f"train a new run in {folder}",
-        "resume": f"go on in {decision.run.folder if decision.run else folder}",
-        "reuse": f"take the result of run {decision.run.label if decision.run else ''} and judge it again",
-        "busy": "exit with 7, or wait with on_busy=wait",
-    }
-    return what[decision.action]
 
 
 def _past(name: str) -> Callable[[Sequence[str]], int]:
@@ -173,11 +140,6 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check,
     **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify")},
 }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _parse(argv: Sequence[str]) -> tuple[list[str], Roots, bool, bool]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -40,13 +40,14 @@ from mlops_hydra.tracking.claim import Claim, claimed
 from mlops_hydra.tracking.find import identified, start_of
 from mlops_hydra.tracking.folders import RESULT, publish_result
 from mlops_hydra.tracking.lineage import code_entries, identify
+from mlops_hydra.tracking.recorder import RecordedCheckpoints, Recorder
 from mlops_hydra.tracking.run import Run, tracked_experiment
 from mlops_hydra.tracking.store import redacted
 from mlops_hydra.training.build import Workbench, build_workbench
 from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.device import refuse_distributed, resolve_device
 from mlops_hydra.training.loop import FitResult, fit
-from mlops_hydra.training.observers import Observer, Training, check_observer
+from mlops_hydra.training.observers import check_observer
 from mlops_hydra.training.progress import PlainProgress, make_progress
 from mlops_hydra.training.seeding import derive_seed, reproducible, set_all_seeds
 
@@ -95,8 +96,8 @@ def _train(
         _describe(config, tracked, splits)
         bench = build_workbench(config, splits, objective, device)
         _start_from(config, bench)
-        observers = [*_observers(config, console, log), _Recorder(tracked)]
-        fitted = _fit(config, splits, bench, objective, observers, _RunCheckpoints(config, tracked))
+        observers = [*_observers(config, console, log), Recorder(tracked)]
+        fitted = _fit(config, splits, bench, objective, observers, RecordedCheckpoints(config, tracked))
         graph = _export(bench, splits)
         _keep(tracked, splits, graph, fitted)
         predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
@@ -163,46 +164,10 @@ def _observers(config: ExperimentConfig, console: Console, log: Console) -> list
     return [*own.values(), make_progress(config.progress, console), PlainProgress(log)]
 
 
-class _Recorder(Observer):
-    """Sends each epoch's numbers, and files that observers logged, to the record of the run; hears after them."""
-
-    def __init__(self, tracked: Run) -> None:
-        self._tracked = tracked
-
-    def on_fit_start(self, training: Training) -> None:
-        """What a training had that goes on: a crash may have kept it from the record."""
-        for entry in training.history:
-            values = {name: value for name, value in entry.items() if name != "epoch"}
-            self._tracked.log_metrics(values, step=int(entry["epoch"]))
-
-    def on_epoch_end(self, training: Training) -> None:
-        """Record and forget."""
-        self._tracked.log_metrics(training.metrics, step=training.epoch)
-        self.on_fit_end(training)
-
-    def on_fit_end(self, training: Training) -> None:
-        """Files that were logged since, also by an epoch that did not come to its end."""
-        while training.artifacts:
-            self._tracked.log_artifact(training.artifacts.pop(0))
-
-
 def _start_from(config: ExperimentConfig, bench: Workbench) -> None:
     start = start_of(config, fetch=True)
     if start is not None and start.folder is not None:
         files.start_from_weights(bench.network, bench.features, start.folder)
-
-
-class _RunCheckpoints(Checkpoints):
-    """Those of a recorded run: the record is on the disk before a checkpoint that relies on it."""
-
-    def __init__(self, config: ExperimentConfig, tracked: Run) -> None:
-        super().__init__(tracked.folder, tracked.lineage.digest, config.trainer.checkpoint)
-        self._tracked = tracked
-
-    def save(self, state: Mapping[str, Any], *, best_epoch: int, best: Mapping[str, Any]) -> None:
-        """Record first."""
-        self._tracked.sync()
-        super().save(state, best_epoch=best_epoch, best=best)
 
 
 def _fit(

@@ -24,7 +24,7 @@ from mlops_hydra.tracking.folders import RUNS
 from mlops_hydra.tracking.lease import live_owner
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs
 from mlops_hydra.tracking.store import anchored, tracking_uri
-from mlops_hydra.tracking.sync import Store, reap_all
+from mlops_hydra.tracking.sync import Store, reap_dead
 from mlops_hydra.tracking.sync import sync as deliver_all
 from mlops_hydra.training.manifest import CHECKPOINTS
 
@@ -36,9 +36,9 @@ def runs(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """List what has been run here, newest first."""
     _expect(words, 0, "runs [filters]")
     asked = compose_command(RunsConfig, overrides, roots)
-    if (Path(asked.output_dir) / RUNS).is_dir():
-        reap_all(asked.output_dir)
-    found = [run for run in reversed(local_runs(asked.output_dir)) if _is_wanted(run, asked)]
+    recorded = local_runs(asked.output_dir)
+    reap_dead(asked.output_dir, recorded)
+    found = [run for run in reversed(recorded) if _is_wanted(run, asked)]
     shown = found[: asked.limit]
     if asked.format == "json":
         for run in shown:

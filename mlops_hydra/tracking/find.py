@@ -18,6 +18,7 @@ from mlops_hydra.tracking.folders import run_folders
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.lookup import run_in_mlflow, runs_in_mlflow
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_run
+from mlops_hydra.tracking.spool import SPOOL, first_record
 from mlops_hydra.tracking.store import anchored, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,14 @@ def identified(config: ExperimentConfig) -> ExperimentConfig:
 
 def shorter_run(config: ExperimentConfig, lineage: Lineage) -> RecordedRun | None:
     """A finished run here of the same data and code, whose config differs in the length of the training alone."""
-    family = family_digest(config)
-    runs = [run for run in local_runs(config.output_dir) if run.state == "finished" and run.family == family]
-    alike = [run for run in runs if (run.lineage.data, run.lineage.code) == (lineage.data, lineage.code)]
+    wanted = {"family": family_digest(config), "lineage.data": lineage.data, "lineage.code": lineage.code}
+    alike = [
+        run
+        for folder in run_folders(config.output_dir)
+        if wanted.items() <= (first_record(folder / SPOOL) or {"tags": {}})["tags"].items()
+        and (run := read_run(folder)) is not None
+        and run.state == "finished"
+    ]
     return max(alike, key=lambda run: run.time, default=None)
 
 
@@ -79,8 +85,8 @@ def find_run(text: str, place: Place, *, where: str = "RUN", fetch: bool = True)
     if finished:
         chosen = max(finished, key=lambda run: (run.folder is not None, run.time))
         if len(finished) > 1:
-            text = "%s names %d finished runs; the newest of them, %s (%s), is taken"
-            logger.info(text, where, len(finished), chosen.label, chosen.ago)
+            message = "%s=%s names %d finished runs; the newest of them, %s (%s), is taken"
+            logger.info(message, where, text, len(finished), chosen.label, chosen.ago)
         if chosen.folder is not None or not fetch:
             return chosen
         return fetch_run(chosen, place.uri, place.output_dir, timeout_seconds=place.timeout_seconds)
@@ -97,11 +103,17 @@ def _here(text: str, place: Place) -> list[RecordedRun]:
         return [run]
     if found := local_runs(place.output_dir, text) if re.fullmatch(r"[0-9a-f]+", text) else []:
         return found
-    is_named: Callable[[Path], bool] = lambda folder: folder.name == text  # noqa: E731
     if _RUN_ID.fullmatch(text):
-        is_named = lambda folder: (run := read_run(folder)) is not None and run.run_id == text  # noqa: E731
-    found = [run for folder in run_folders(place.output_dir) if is_named(folder) and (run := read_run(folder))]
-    return sorted(found, key=lambda run: run.began)
+        return [run for run in local_runs(place.output_dir) if run.run_id == text]
+    named = _in_folders(place, lambda name: name == text)
+    if any(run.state == "finished" for run in named):
+        return named
+    return _in_folders(place, lambda name: name.partition("-")[0] == text) or named  # one of the same lineage
+
+
+def _in_folders(place: Place, is_named: Callable[[str], bool]) -> list[RecordedRun]:
+    found = (read_run(folder) for folder in run_folders(place.output_dir) if is_named(folder.name))
+    return sorted((run for run in found if run is not None), key=lambda run: run.began)
 
 
 def _in_mlflow(text: str, place: Place) -> list[RecordedRun]:

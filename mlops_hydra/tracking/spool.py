@@ -25,6 +25,7 @@ from mlops_hydra.errors import TrackingError
 
 SPOOL: Final = "spool.jsonl"
 _TAIL_BYTES: Final = 100_000  # an end is followed by a few tags at most, each of 8,000 characters at most
+_ENDS: Final = (b'{"kind": "end"', b'{"kind": "resume"')
 Record = dict[str, Any]
 
 
@@ -105,6 +106,11 @@ def recorded_metrics(path: Path) -> frozenset[tuple[str, int]]:
     return frozenset((name, r["step"]) for r in records if r["kind"] == "metrics" for name in r["values"])
 
 
+def has_params(path: Path) -> bool:
+    """Whether the params, which end the record of what the run is of, are there."""
+    return any(record["kind"] == "params" for record in read_spool(path)[0])
+
+
 def first_record(path: Path) -> Record | None:
     """The start of a run's record; None if there is none that can be read."""
     try:
@@ -121,8 +127,9 @@ def ending(path: Path) -> Record | None:
         begin = max(0, file.seek(0, 2) - _TAIL_BYTES)
         file.seek(begin)
         lines = file.read().split(b"\n")[1 if begin else 0 :]
-    found = [record for line in lines if (record := _parse(line)) and record["kind"] in ("end", "resume")]
-    return found[-1] if found and found[-1]["kind"] == "end" else None
+    ends = (line for line in reversed(lines) if line.startswith(_ENDS))  # the others are not worth parsing
+    found = next((record for line in ends if (record := _parse(line))), None)
+    return found if found is not None and found["kind"] == "end" else None
 
 
 def _parse(line: bytes) -> Record | None:

@@ -4,7 +4,7 @@ A run that nobody trains any more is reaped: its record gets the end that its pr
 been delivered is delivered to the store that the run was meant for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,9 @@ class Delivered:
     problem: str = ""
 
 
-def reap_all(output_dir: str | Path) -> list[RecordedRun]:
+def reap_dead(output_dir: str | Path, runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     """Write the end of every run whose process is dead; gives those runs."""
-    dead = [run for run in local_runs(output_dir) if not run.is_ended and run.state != "running"]
+    dead = [run for run in runs if not run.is_ended and run.state != "running"]
     if not dead:
         return []
     with locked(output_dir):
@@ -45,7 +45,7 @@ def reap_all(output_dir: str | Path) -> list[RecordedRun]:
 
 def sync(output_dir: str | Path, store: Store) -> Iterator[Delivered]:
     """Reap, then deliver whatever waits, run by run."""
-    reap_all(output_dir)
+    reap_dead(output_dir, local_runs(output_dir))
     for run in local_runs(output_dir):
         if run.folder is not None and run.state != "running" and is_waiting(run.folder):
             yield deliver_rest(run, run.folder, output_dir, store)
