@@ -3,6 +3,7 @@
 A reader sees the old content or the new one. What goes into the files is their owners' business.
 """
 
+import errno
 import json
 import math
 import os
@@ -10,9 +11,26 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from mlops_hydra.errors import TrackingError
+
+_REFUSALS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """For what others write below `folder` in the block.
+
+    Raises:
+        TrackingError: the disk is full, or takes nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise TrackingError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager

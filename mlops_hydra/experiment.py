@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mlops_hydra.atomic import write_json_atomic
+from mlops_hydra.atomic import write_json_atomic, written_to
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import to_yaml
 from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
@@ -46,6 +46,7 @@ from mlops_hydra.tracking.store import redacted
 from mlops_hydra.training.build import Workbench, build_workbench
 from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.device import refuse_distributed, resolve_device
+from mlops_hydra.training.interruption import Interruption
 from mlops_hydra.training.loop import FitResult, fit
 from mlops_hydra.training.observers import check_observer
 from mlops_hydra.training.progress import PlainProgress, make_progress
@@ -141,12 +142,13 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
 def _setting(config: ExperimentConfig, folder: Path) -> Iterator[Console]:
     """Seeds, threads and algorithms for the time of the run, and its log file."""
     trainer = config.trainer
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8", delay=True)
+    handler = _RunLog(folder / "run.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("mlops_hydra")
     package.addHandler(handler)
     try:
         with (
+            written_to(folder),
             (folder / "run.log").open("a", encoding="utf-8") as file,
             reproducible(deterministic=trainer.deterministic, num_threads=trainer.num_threads),
         ):
@@ -155,6 +157,13 @@ def _setting(config: ExperimentConfig, folder: Path) -> Iterator[Console]:
     finally:
         package.removeHandler(handler)
         handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """Its lines are on the terminal too: a full disk is told by whoever cannot do without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Nothing, where logging would print a traceback."""
 
 
 def _observers(config: ExperimentConfig, console: Console, log: Console) -> list[object]:
@@ -303,15 +312,16 @@ def _package(folder: Path, splits: Splits, predicted: Mapping[str, Predicted], v
 
 def _draw(folder: Path, splits: Splits, fitted: FitResult, test: Predicted, objective: Objective) -> None:
     (folder / "plots").mkdir(exist_ok=True)
-    write_plots(
-        folder / "plots",
-        history=fitted.history,
-        task=splits.task,
-        classes=splits.classes,
-        targets=test.targets,
-        predictions=test.predictions,
-        objective=objective,
-    )
+    with Interruption("when the plots are drawn"):  # matplotlib makes a ValueError of a signal's exception
+        write_plots(
+            folder / "plots",
+            history=fitted.history,
+            task=splits.task,
+            classes=splits.classes,
+            targets=test.targets,
+            predictions=test.predictions,
+            objective=objective,
+        )
 
 
 def _record(tracked: Run, result: Result, fitted: FitResult) -> None:

@@ -58,11 +58,14 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def die(run_folder: Path) -> None:
-    """What a process leaves that is killed while it trains."""
+    """What a process leaves that is killed before its result is written."""
     (run_folder / "result.json").unlink()
-    lines = (run_folder / SPOOL).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["kind"] != "end"]
-    (run_folder / SPOOL).write_text("".join(kept))
+    records = [json.loads(line) for line in (run_folder / SPOOL).read_text().splitlines()]
+    kept = [record for record in records if record["kind"] != "end" and record.get("path") != "result.json"]
+    (run_folder / SPOOL).write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    delivery = json.loads((run_folder / "delivery.json").read_text())
+    delivery["offset"] = (run_folder / SPOOL).stat().st_size
+    (run_folder / "delivery.json").write_text(json.dumps(delivery))
 
 
 def test_runs_lists_what_was_run_with_age_overrides_objective_and_verdict(
@@ -194,6 +197,30 @@ def test_clean_says_what_would_go_and_removes_it_when_it_is_told_to(
     assert json.loads((finished / "result.json").read_text())["status"] == "reused"
 
 
+def test_clean_removes_what_a_process_left_that_died_before_its_record_began(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outputs/runs/f00000000000/e00000000000").mkdir(parents=True)
+    assert main(["clean", "apply=true", "days=0"]) == 0
+    assert "holds no record of a run" in printed(capsys)
+    assert not list(Path("outputs/runs/f00000000000").iterdir())
+
+
+def test_a_script_that_ended_well_is_finished_and_has_nothing_to_verify(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlops_hydra import compose, tracked_experiment
+
+    with tracked_experiment(compose([*QUICK])) as run:
+        run.log_metrics({"loss": 1.0})
+    assert main(["runs"]) == 0
+    assert "finished" in printed(capsys)
+    assert main(["verify", run.fingerprint]) == 2
+    assert "names a run of a script, which has no result" in printed(capsys)
+    assert main(["clean", "days=0", "apply=true"]) == 0
+    assert run.folder.exists()
+
+
 def test_clean_keeps_a_run_whose_record_was_not_delivered(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK]) == 0
     killed = folder()
@@ -238,10 +265,10 @@ def test_diff_tells_config_data_code_and_environment_apart(table: Path, capsys: 
 
 
 def test_diff_names_the_files_of_code_that_changed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = Path("own_model")
+    own = Path("own_package")
     own.mkdir()
     (own / "__init__.py").write_text(OWN_MODEL)
-    argv = ["model=linear", "model._target_=own_model.Mine", "trainer=debug", "progress=off", "gates=none"]
+    argv = ["model=linear", "model._target_=own_package.Mine", "trainer=debug", "progress=off", "gates=none"]
     assert main(argv) == 0
     first = newest()
     (own / "more.py").write_text("WIDTH = 3\n")
@@ -250,7 +277,7 @@ def test_diff_names_the_files_of_code_that_changed(workplace: Path, capsys: pyte
     assert first.fingerprint == second.fingerprint
     capsys.readouterr()
     assert main(["diff", first.label, second.label]) == 0
-    assert re.search(r"own_model/more\.py - -> \w{12}", printed(capsys))
+    assert re.search(r"own_package/more\.py - -> \w{12}", printed(capsys))
 
 
 def test_verify_reproduces_a_run_bit_for_bit(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

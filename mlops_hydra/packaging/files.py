@@ -35,10 +35,18 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_weights(folder: Path, graph: nn.Module) -> Path:
-    """Parameters and buffers of the whole graph as safetensors: data only, nothing that could run."""
+    """Parameters and buffers of the whole graph as safetensors: data only, nothing that could run.
+
+    Raises:
+        TrackingError: the disk does not take them.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    save_model(graph, str(folder / WEIGHTS))
+    try:
+        save_model(graph, str(folder / WEIGHTS))
+    except SafetensorError as error:  # its only word for what the disk refuses
+        raise TrackingError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
     return folder / WEIGHTS
 
 

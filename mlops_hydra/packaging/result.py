@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import Task
@@ -73,6 +73,7 @@ class Result:
             TrackingError: the file is not what a run of this version leaves.
         """
         try:
+            _check(data)
             return cls(
                 fingerprint=data["fingerprint"],
                 run_id=data["run_id"],
@@ -92,3 +93,11 @@ class Result:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = f"{folder / 'result.json'} is damaged, or of another version ({type(error).__name__}: {error})"
             raise TrackingError(f"{message}; reuse=never trains again") from error
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """What no constructor would notice."""
+    if data["verdict"] not in EXIT_CODES or data["task"] not in get_args(Task):
+        raise ValueError(f"task {data['task']}, verdict {data['verdict']}")
+    if f"val/{data['objective']['metric']}" not in data["metrics"]:
+        raise ValueError(f"the objective val/{data['objective']['metric']} was not measured")

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.config.objective import check_gate_metrics
 from mlops_hydra.config.schema import ExperimentConfig
-from mlops_hydra.errors import TrackingError
+from mlops_hydra.errors import TrackingError, UsageError
 from mlops_hydra.evaluation.gates import Verdict, judge, overall
 from mlops_hydra.evaluation.metrics import score
 from mlops_hydra.packaging import files
@@ -73,7 +73,11 @@ def _measured_again(result: Result) -> dict[str, float]:
     test = files.read_predictions(result.folder).get("test")
     if test is None:
         raise TrackingError(f"{result.folder / files.PREDICTIONS} has no test split; reuse=never trains again")
-    values = score(result.task, test.targets, test.predictions)
+    try:
+        values = score(result.task, test.targets, test.predictions)
+    except UsageError as error:
+        text = f"{result.folder / files.PREDICTIONS} holds no predictions ({error.faults[0]})"
+        raise TrackingError(f"{text}: the folder was changed; reuse=never trains again") from error
     again = {f"test/{name}": value for name, value in values.items()}
     for name, value in again.items():
         recorded = result.metrics.get(name, math.nan)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,8 @@ class Claim:
     folder: Path | None
     reaped: tuple[RecordedRun, ...] = ()
     """Runs of the same fingerprint whose process was found dead; their records now end."""
+    is_script: bool = False
+    """Whether a user's script records in it what it likes: no run of ours goes on there."""
 
     @property
     def resumed(self) -> bool:
@@ -53,9 +55,10 @@ def claimed(config: ExperimentConfig, lineage: Lineage) -> Iterator[Claim]:
         TrackingError: `output_dir` cannot be written to.
     """
     elsewhere, told = ask_mlflow(config), False
+    reaped: tuple[RecordedRun, ...] = ()
     while True:
         claim, lease = _take(config, lineage, elsewhere)
-        decision = claim.decision
+        decision, reaped = claim.decision, reaped + claim.reaped
         if decision.action != "busy":
             break
         if config.on_busy == "exit":
@@ -67,7 +70,7 @@ def claimed(config: ExperimentConfig, lineage: Lineage) -> Iterator[Claim]:
             told = True
         time.sleep(LOOK_SECONDS)
     try:
-        yield claim
+        yield replace(claim, reaped=reaped)
     finally:
         if lease is not None:
             lease.release()
@@ -78,9 +81,9 @@ def claimed_anew(config: ExperimentConfig, lineage: Lineage) -> Iterator[Claim]:
     """A folder of its own, whatever there is."""
     with locked(config.output_dir):
         folder = create_run_folder(config.output_dir, config.fingerprint, lineage.digest)
-        lease = Lease.take(folder)
+        lease = Lease.take(folder, config.name)
     try:
-        yield Claim(Decision("new", "New run"), folder)
+        yield Claim(Decision("new", "New run"), folder, is_script=True)
     finally:
         lease.release()
 
@@ -96,7 +99,7 @@ def _take(config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere) -> t
         if decision.action in ("busy", "reuse"):
             return Claim(decision, None, reaped), None
         folder = resumed or create_run_folder(config.output_dir, config.fingerprint, lineage.digest)
-        return Claim(decision, folder, reaped), Lease.take(folder)
+        return Claim(decision, folder, reaped), Lease.take(folder, config.name)
 
 
 @contextmanager

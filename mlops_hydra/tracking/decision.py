@@ -14,7 +14,7 @@ from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.lookup import runs_in_mlflow
-from mlops_hydra.tracking.recorded import RecordedRun, ago, local_runs
+from mlops_hydra.tracking.recorded import RecordedRun, ago, local_runs, starting_runs
 from mlops_hydra.tracking.store import anchored, tracking_uri
 from mlops_hydra.training.manifest import newest_manifest
 
@@ -58,10 +58,12 @@ def ask_mlflow(config: ExperimentConfig) -> Elsewhere:
 
 def with_folders(config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere) -> Decision:
     """The decision from the folders as they are now and from what MLflow said."""
-    here = local_runs(config.output_dir, config.fingerprint)
+    here = starting_runs(config.output_dir, config.fingerprint, lineage)  # first: else one that begins now is missed
+    here += local_runs(config.output_dir, config.fingerprint)
     known = {run.run_id for run in here}
     runs = [*here, *(run for run in elsewhere.runs if run.run_id not in known)]
-    decision = choose([run for run in runs if run.name == config.name], lineage, config.reuse, config.fingerprint)
+    ours = [run for run in runs if run.name == config.name and not run.is_script]
+    decision = choose(ours, lineage, config.reuse, config.fingerprint)
     if elsewhere.unknown:
         return Decision(decision.action, f"{decision.reason} ({elsewhere.unknown})", decision.run)
     return decision
@@ -98,7 +100,7 @@ def _leave_or_go_on(here: Sequence[RecordedRun]) -> Decision | None:
     """What to do with unfinished runs of the same lineage that have a folder."""
     busy = _newest(here, "running")
     if busy is not None:
-        since = f", since {ago(time.time() - busy.owner.since)}" if busy.owner else ""
+        since = f", begun {ago(time.time() - busy.owner.since)}" if busy.owner else ""
         return Decision("busy", f"Run {busy.label} is being trained by {busy.owner}{since}", busy)
     unfinished = _newest(here, "failed", "killed")
     if unfinished is not None:

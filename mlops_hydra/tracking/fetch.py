@@ -10,7 +10,7 @@ from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.tracking.delivery import DELIVERY, Delivered
 from mlops_hydra.tracking.folders import RESULT, RUNS, name_free_folder
-from mlops_hydra.tracking.recorded import RecordedRun, read_run
+from mlops_hydra.tracking.recorded import RecordedRun, read_result, read_run
 from mlops_hydra.tracking.sender import SPOOL_TAG
 from mlops_hydra.tracking.spool import SPOOL
 from mlops_hydra.tracking.store import bounded_requests, open_client, redacted
@@ -31,6 +31,8 @@ def fetch_run(run: RecordedRun, uri: str, output_dir: str | Path, *, timeout_sec
             client = open_client(uri)
             client.download_artifacts(run.run_id, "", str(scratch))
             _write_frame(scratch, client.get_run(run.run_id), run, uri)
+        if read_result(scratch) is None:
+            raise TrackingError("it has no result.json, or a damaged one")
         folder = name_free_folder(scratch, run.lineage.digest)
     except Exception as error:
         reason = redacted(str(error)).partition("\n")[0]
@@ -39,10 +41,7 @@ def fetch_run(run: RecordedRun, uri: str, output_dir: str | Path, *, timeout_sec
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     found = read_run(folder)
-    if found is None or found.result is None:
-        raise TrackingError(
-            f"run {run.run_id} was fetched to {folder}, but has no result.json; reuse=never trains again"
-        )
+    assert found is not None, "its frame was written"
     return found
 
 

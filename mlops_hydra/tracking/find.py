@@ -79,7 +79,7 @@ def find_run(text: str, place: Place, *, where: str = "RUN", fetch: bool = True)
         TrackingError: MLflow was needed and cannot be asked, or the files of the run cannot be fetched.
     """
     here = _here(text, place)
-    finished = [run for run in here if run.state == "finished"]
+    finished = [run for run in here if run.state == "finished" and not run.is_script]
     if not finished:
         finished = [run for run in _in_mlflow(text, place) if run.state == "finished"]
     if finished:
@@ -91,7 +91,11 @@ def find_run(text: str, place: Place, *, where: str = "RUN", fetch: bool = True)
             return chosen
         return fetch_run(chosen, place.uri, place.output_dir, timeout_seconds=place.timeout_seconds)
     if here:
-        raise UsageError(Fault(where, f"names a run that is not finished ({here[-1].state} {here[-1].ago})", text))
+        last = here[-1]
+        why = (
+            "of a script, which has no result" if last.is_script else f"that is not finished ({last.state} {last.ago})"
+        )
+        raise UsageError(Fault(where, f"names a run {why}", text))
     raise UsageError(
         Fault(where, "no such run, here or in MLflow; `mlops-hydra runs` lists them", text, _alike(text, place))
     )

@@ -20,6 +20,7 @@ from mlops_hydra.atomic import read_json, replacing
 LEASE: Final = "lease.json"
 BEAT_SECONDS: Final = 10.0
 DEAD_SECONDS: Final = 120.0  # without a sign of life: twelve beats, and room for clocks that differ
+_ENDED: Final = ("Z", "X")  # dead, but its parent has not asked how it ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,16 @@ class Owner:
     started: str
     since: float
     token: str
+    experiment: str = ""  # what it trains for, until its record says so
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
-def this_process() -> Owner:
+def this_process(experiment: str = "") -> Owner:
     """Of the caller, with a token of its own."""
-    pid = os.getpid()
-    return Owner(socket.gethostname(), _boot(), pid, _started(pid) or "", time.time(), secrets.token_hex(8))
+    pid, token = os.getpid(), secrets.token_hex(8)
+    return Owner(socket.gethostname(), _boot(), pid, _started(pid) or "", time.time(), token, experiment)
 
 
 def _boot() -> str:
@@ -55,8 +57,8 @@ def _boot() -> str:
 def _started(pid: int) -> str | None:
     """When process `pid` began; "" where the system does not say, None if there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return stat.rpartition(")")[2].split()[19]
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if stat[0] in _ENDED else stat[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None
@@ -84,24 +86,25 @@ def live_owner(folder: Path) -> Owner | None:
 
 
 def _lives(owner: Owner, touched: float) -> bool:
+    is_fresh = time.time() - touched < DEAD_SECONDS
     if owner.host == socket.gethostname() and owner.boot == _boot():
-        return _started(owner.pid) == owner.started
-    return time.time() - touched < DEAD_SECONDS
+        return _started(owner.pid) == owner.started and (owner.started != "" or is_fresh)
+    return is_fresh
 
 
 class Lease:
     """Held from `take` to `release`; the caller has made sure that nobody else takes it at the same time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, experiment: str = "") -> None:
         self._path = folder / LEASE
-        self._owner = this_process()
+        self._owner = this_process(experiment)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     @classmethod
-    def take(cls, folder: Path) -> "Lease":
+    def take(cls, folder: Path, experiment: str = "") -> "Lease":
         """Raises TrackingError when the disk does not take it."""
-        lease = cls(folder)
+        lease = cls(folder, experiment)
         with replacing(lease._path) as file:
             file.write(json.dumps(asdict(lease._owner)).encode())
         lease._thread.start()
@@ -110,12 +113,17 @@ class Lease:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             with suppress(OSError):
-                os.utime(self._path)
+                if self._is_ours():
+                    os.utime(self._path)
 
     def release(self) -> None:
         """Leave the folder to whoever comes."""
         self._over.set()
-        data = read_json(self._path)
-        if data is not None and data.get("token") == self._owner.token:
+        if self._is_ours():
             with suppress(OSError):
                 self._path.unlink()
+
+    def _is_ours(self) -> bool:
+        """Whether nobody took this process for dead (a machine that slept) and the folder for free."""
+        data = read_json(self._path)
+        return data is not None and data.get("token") == self._owner.token

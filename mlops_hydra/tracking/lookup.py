@@ -7,13 +7,14 @@ milliseconds; only if it does is MLflow imported, which takes more than a second
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.recorded import RecordedRun, State
-from mlops_hydra.tracking.store import bounded_requests, open_client, redacted, sqlite_path
+from mlops_hydra.tracking.store import bounded_requests, import_mlflow, open_client, redacted, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,10 +46,15 @@ def run_in_mlflow(uri: str, run_id: str, *, timeout_seconds: float) -> RecordedR
         TrackingError: no answer within `timeout_seconds`, or an error.
     """
     path = sqlite_path(uri)
-    if path is not None and not path.exists():
+    if path is not None and not _has_content(path):
         return None
     found = _bounded(lambda: _search(open_client(uri), f"attributes.run_id = '{run_id}'"), uri, timeout_seconds)
     return found[0] if found else None
+
+
+def _has_content(path: Path) -> bool:
+    """False also for an empty file, which MLflow would fill with its tables when asked."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def _may_have(uri: str, tag: Tag, digest: str) -> bool:
@@ -56,7 +62,7 @@ def _may_have(uri: str, tag: Tag, digest: str) -> bool:
     path = sqlite_path(uri)
     if path is None:
         return True
-    if not path.exists():
+    if not _has_content(path):
         return False
     query = "SELECT 1 FROM tags WHERE key = ? AND value = ? LIMIT 1"
     try:
@@ -70,12 +76,23 @@ def _may_have(uri: str, tag: Tag, digest: str) -> bool:
 
 
 def _search(client: "MlflowClient", query: str) -> list[RecordedRun]:
-    names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
+    names = _experiments(client)
     if not names:
         return []
     found = client.search_runs(list(names), query, max_results=_MOST_RUNS, order_by=["attributes.start_time DESC"])
     runs = [_recorded(run, names[run.info.experiment_id]) for run in found]
     return [run for run in runs if run is not None]
+
+
+def _experiments(client: "MlflowClient") -> dict[str, str]:
+    """Names by id; MLflow gives 1,000 a page."""
+    names: dict[str, str] = {}
+    token: str | None = None
+    while token != "":
+        page = client.search_experiments(page_token=token)
+        names |= {experiment.experiment_id: experiment.name for experiment in page}
+        token = page.token or ""
+    return names
 
 
 def _recorded(run: Any, name: str) -> RecordedRun | None:
@@ -107,7 +124,7 @@ def _bounded(ask: Callable[[], T], uri: str, timeout_seconds: float) -> T:
         except Exception as error:
             errors.append(error)
 
-    open_client(uri)  # the import is no part of the wait
+    import_mlflow()  # no part of the wait
     thread = threading.Thread(target=work, name="mlflow-lookup", daemon=True)
     thread.start()
     thread.join(timeout_seconds)

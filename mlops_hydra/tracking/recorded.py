@@ -41,6 +41,8 @@ class RecordedRun:
     family: str = ""
     is_ended: bool = True
     """Whether its record says how it ended; that of a process that was killed does not."""
+    is_script: bool = False
+    """Whether a user's script recorded it with `tracked_experiment`: it has no result, and nothing to go on from."""
 
     @property
     def verdict(self) -> str | None:
@@ -65,7 +67,7 @@ def local_runs(output_dir: str | Path, fingerprint: str = "*") -> list[RecordedR
 
 
 def starting_runs(output_dir: str | Path, fingerprint: str, lineage: Lineage) -> list[RecordedRun]:
-    """Runs of `lineage` whose process has its folder and has not begun its record: for milliseconds, while git answers."""
+    """Runs of `lineage` whose process has its folder but no record yet: for milliseconds, while git is asked."""
     runs = []
     for folder in run_folders(output_dir, fingerprint):
         owner = live_owner(folder) if folder.name.partition("-")[0] == lineage.digest else None
@@ -88,7 +90,7 @@ def read_run(folder: Path) -> RecordedRun | None:
         fingerprint=tags.get("fingerprint", folder.parent.name),
         lineage=lineage,
         name=start["experiment"],
-        state=_state(owner, result, end),
+        state=_state(owner, result, end, is_script=bool(start.get("script"))),
         began=start["time"] / 1000,
         time=end["time"] / 1000 if end and owner is None else _last_change(folder),
         overrides=start.get("description", ""),
@@ -98,6 +100,7 @@ def read_run(folder: Path) -> RecordedRun | None:
         result=result,
         family=tags.get("family", ""),
         is_ended=end is not None,
+        is_script=bool(start.get("script")),
     )
 
 
@@ -107,12 +110,14 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result if result is not None and all(key in result for key in _NEEDED) else None
 
 
-def _state(owner: Owner | None, result: dict[str, Any] | None, end: Record | None) -> State:
+def _state(owner: Owner | None, result: dict[str, Any] | None, end: Record | None, *, is_script: bool) -> State:
+    """A run of ours is finished when its result is there, one of a script when it says so."""
     if owner is not None:
         return "running"
-    if result is not None:
+    status = end["status"] if end is not None else "KILLED"
+    if result is not None or (is_script and status == "FINISHED"):
         return "finished"
-    return "failed" if end is not None and end["status"] == "FAILED" else "killed"
+    return "failed" if status == "FAILED" else "killed"
 
 
 def _last_change(folder: Path) -> float:

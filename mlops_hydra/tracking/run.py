@@ -26,7 +26,7 @@ from mlops_hydra.tracking.delivery import Delivery
 from mlops_hydra.tracking.environment import environment
 from mlops_hydra.tracking.git import GitState, git_state
 from mlops_hydra.tracking.lineage import Lineage, identify
-from mlops_hydra.tracking.spool import SPOOL, Spool, first_record, now_ms, recorded_metrics
+from mlops_hydra.tracking.spool import SPOOL, Spool, first_record, has_params, now_ms, recorded_metrics
 from mlops_hydra.tracking.store import anchored, redacted, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -172,8 +172,8 @@ def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim) -
     try:
         if claim.resumed:
             spool.append("resume", time=now_ms())
-        else:
-            _record_origin(run, config)
+        if not claim.resumed or not has_params(folder / SPOOL):
+            _record_origin(run, config, started=claim.resumed, is_script=claim.is_script)
     except BaseException:
         spool.close()
         raise
@@ -181,21 +181,24 @@ def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim) -
     return run
 
 
-def _record_origin(run: Run, config: ExperimentConfig) -> None:
+def _record_origin(run: Run, config: ExperimentConfig, *, started: bool, is_script: bool) -> None:
+    """What the run is of. The params come last: where they are, an earlier process has come to the end of this."""
     git = git_state(Path.cwd())
-    run._spool.append(
-        "start",
-        id=uuid.uuid4().hex,
-        experiment=config.name,
-        run_name=config.fingerprint,
-        time=now_ms(),
-        tags=_tags(config, run.lineage, git),
-        description=redacted(shlex.join(config.origin.overrides)),
-    )
-    run._spool.append("params", values={name: _text(value) for name, value in flatten(identity(config)).items()})
+    if not started:
+        run._spool.append(
+            "start",
+            id=uuid.uuid4().hex,
+            experiment=config.name,
+            run_name=config.fingerprint,
+            time=now_ms(),
+            tags=_tags(config, run.lineage, git),
+            description=redacted(shlex.join(config.origin.overrides)),
+            script=is_script,
+        )
     if git.patch is not None:
         _write_patch(run.folder / PATCH, git.patch)
         run.log_artifact(run.folder / PATCH)
+    run._spool.append("params", values={name: _text(value) for name, value in flatten(identity(config)).items()})
 
 
 def _write_patch(path: Path, patch: str) -> None:

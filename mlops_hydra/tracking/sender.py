@@ -23,7 +23,7 @@ MAX_PARAM_LENGTH: Final = 6000
 MAX_TAG_LENGTH: Final = 8000
 MAX_NAME_LENGTH: Final = 250
 SPOOL_TAG: Final = "mlops_hydra.spool"
-_TRY_AGAIN: Final = frozenset({408, 429})
+_TRY_AGAIN: Final = frozenset({401, 403, 408, 429})  # an expired token, too, is the moment's fault
 
 
 class Sender:
@@ -171,7 +171,8 @@ def _group(pending: Sequence[Record]) -> Sequence[Record]:
 def _is_refusal(error: Any) -> bool:
     """Whether trying again is useless: the request itself is wrong, not the moment."""
     status = error.get_http_status_code()
-    return 400 <= status < 500 and status not in _TRY_AGAIN
+    is_proxy = error.error_code == "ENDPOINT_NOT_FOUND"  # a page that says 404 while the server behind it starts
+    return 400 <= status < 500 and status not in _TRY_AGAIN and not is_proxy
 
 
 def _chunks(items: Sequence[T], size: int) -> list[list[T]]:

@@ -5,7 +5,7 @@ again: times and steps are fixed when a line is written, which makes sending twi
 
 One JSON object a line, `kind` first; `time` in milliseconds since 1970:
 
-    {"kind": "start", "id", "experiment", "run_name", "time", "tags", "description"}
+    {"kind": "start", "id", "experiment", "run_name", "time", "tags", "description", "script"}
     {"kind": "params", "values": {name: text}}
     {"kind": "metrics", "step", "time", "values": {name: number, or "nan", "inf", "-inf"}}
     {"kind": "tags", "values": {name: text}}
@@ -26,6 +26,7 @@ from mlops_hydra.errors import TrackingError
 SPOOL: Final = "spool.jsonl"
 _TAIL_BYTES: Final = 100_000  # an end is followed by a few tags at most, each of 8,000 characters at most
 _ENDS: Final = (b'{"kind": "end"', b'{"kind": "resume"')
+_NEEDED: Final = frozenset({"id", "experiment", "run_name", "time", "tags", "description"})
 Record = dict[str, Any]
 
 
@@ -93,11 +94,22 @@ def read_spool(path: Path, offset: int = 0) -> tuple[list[Record], int]:
     A last line without its end is still being written, or was torn by a crash: it is left for the next call. A torn
     line in the middle is skipped.
     """
+    records, end = read_spool_with_ends(path, offset)
+    return [record for record, _ in records], end
+
+
+def read_spool_with_ends(path: Path, offset: int) -> tuple[list[tuple[Record, int]], int]:
+    """Like `read_spool`, each record with the byte where its line ends."""
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read()
     whole = block[: block.rfind(b"\n") + 1]
-    return [record for line in whole.split(b"\n") if (record := _parse(line)) is not None], offset + len(whole)
+    records, end = [], offset
+    for line in whole.splitlines(keepends=True):
+        end += len(line)
+        if (record := _parse(line)) is not None:
+            records.append((record, end))
+    return records, end
 
 
 def recorded_metrics(path: Path) -> frozenset[tuple[str, int]]:
@@ -118,7 +130,8 @@ def first_record(path: Path) -> Record | None:
             record = _parse(file.readline())
     except OSError:
         return None
-    return record if record is not None and record["kind"] == "start" else None
+    is_start = record is not None and record["kind"] == "start" and record.keys() >= _NEEDED
+    return record if is_start else None
 
 
 def ending(path: Path) -> Record | None:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -123,7 +123,7 @@ def create_store(uri: str) -> None:
 def import_mlflow() -> None:
     """Takes 1-3 s the first time; with what MLflow reads from the process set before."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of each new store
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it then raises
     # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; where warnings are errors, nothing would be recorded
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy|alembic)\b")
     import mlflow  # noqa: F401
@@ -137,41 +137,43 @@ def open_client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri)
 
 
+_BOUNDS: Final = (
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+)
+_bounding = threading.Lock()
+_num_bounded = 0
+_unbounded: dict[str, str | None] = {}
+
+
 @contextmanager
 def bounded_requests(timeout_seconds: float) -> Iterator[None]:
     """MLflow's requests inside wait `timeout_seconds` at most and are tried once; by default they take up to 247 s.
 
-    MLflow reads this from the environment at each request and offers no other way; threads share it, so the first
-    that comes sets it and the last that goes puts back what was there.
+    MLflow reads this from the environment at each request and offers no other way. Threads that are inside at the same
+    time share what the last one set; the first one in and the last one out keep what was there.
     """
-    _enter(math.ceil(timeout_seconds))
+    global _num_bounded  # noqa: PLW0603  the environment is one for all threads, too
+    with _bounding:
+        if _num_bounded == 0:
+            _unbounded.update({name: os.environ.get(name) for name in _BOUNDS})
+        _num_bounded += 1
+        values = (str(math.ceil(timeout_seconds)), "0", "true", "false")
+        os.environ.update(dict(zip(_BOUNDS, values, strict=True)))
     try:
         yield
     finally:
-        _leave()
+        with _bounding:
+            _num_bounded -= 1
+            if _num_bounded == 0:
+                _restore(_unbounded)
 
 
-def _enter(timeout_seconds: int) -> None:
-    ours = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_seconds),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    with _ENVIRONMENT:
-        if not _BOUNDED:
-            _BEFORE.update({name: os.environ.get(name) for name in ours})
-        _BOUNDED.append(threading.get_ident())
-        os.environ.update(ours)
-
-
-def _leave() -> None:
-    with _ENVIRONMENT:
-        _BOUNDED.pop()
-        if _BOUNDED:
-            return
-        for name, value in _BEFORE.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _restore(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

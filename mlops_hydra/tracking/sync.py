@@ -7,13 +7,18 @@ been delivered is delivered to the store that the run was meant for.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
 
 from mlops_hydra.tracking.claim import locked
 from mlops_hydra.tracking.delivery import Delivery, delivered_to, is_waiting
-from mlops_hydra.tracking.lease import live_owner
-from mlops_hydra.tracking.recorded import RecordedRun, local_runs, reap
+from mlops_hydra.tracking.folders import RUNS
+from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_run, reap
 from mlops_hydra.tracking.spool import SPOOL, read_spool
 from mlops_hydra.tracking.store import redacted
+
+LOCK: Final = ".delivery.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,16 @@ class Delivered:
 
 def reap_dead(output_dir: str | Path, runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     """Write the end of every run whose process is dead; gives those runs."""
-    dead = [run for run in runs if not run.is_ended and run.state != "running"]
+    dead = _dead(runs)
     if not dead:
         return []
-    with locked(output_dir):
-        return [run for run in dead if run.folder is not None and live_owner(run.folder) is None and reap(run)]
+    with locked(output_dir):  # and looked at again: another process may have taken one meanwhile
+        now = [read_run(run.folder) for run in dead if run.folder is not None]
+        return [run for run in _dead([run for run in now if run is not None]) if reap(run)]
+
+
+def _dead(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+    return [run for run in runs if not run.is_ended and run.state != "running"]
 
 
 def sync(output_dir: str | Path, store: Store) -> Iterator[Delivered]:
@@ -59,8 +69,12 @@ def deliver_rest(run: RecordedRun, folder: Path, output_dir: str | Path, store: 
     if "***" in uri:
         return Delivered(run, waiting, f"meant for {uri}: say tracking.uri=... with its credentials")
     delivery = Delivery(folder, uri=uri, output_dir=output_dir, timeout_seconds=store.timeout_seconds)
-    delivery.start()
-    delivery.finish()
+    try:
+        with FileLock(Path(output_dir) / RUNS / LOCK, timeout=0):  # two at once would make two runs in MLflow
+            delivery.start()
+            delivery.finish()
+    except Timeout:
+        return Delivered(run, waiting, "are left to another process that delivers")
     return Delivered(run, waiting, "" if delivery.is_complete else f"{redacted(uri)} did not take all of it")
 
 

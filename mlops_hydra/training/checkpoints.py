@@ -17,7 +17,6 @@ import torch
 
 from mlops_hydra.atomic import replacing, write_json_atomic
 from mlops_hydra.config.schema import CheckpointConfig
-from mlops_hydra.data.digests import digest_files
 from mlops_hydra.training.manifest import CHECKPOINTS, FORMAT, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ class Checkpoints:
             file = self.folder / Path(name).name
             if not file.is_file():
                 raise _UnusableError(f"{file.name} is missing")
-            if digest_files([file]) != digest:
+            if _digest(file) != digest:
                 raise _UnusableError(f"{file.name} is not what was written (its SHA-256 differs)")
         state, *best = (_load(self.folder / Path(name).name) for name in manifest.files)
         self._last_epoch, self._last_step = manifest.epoch, manifest.step
@@ -199,6 +198,12 @@ def _save(path: Path, content: Mapping[str, Any]) -> str:
                 raise
             raise hashed.error from error
     return hashed.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """From the bytes on the disk, whatever is remembered of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> Any:

@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM during the training: they take effect at the end of the step, after a checkpoint.
 
+The same elsewhere, for work that an exception out of nowhere would damage: native code may swallow it.
+
 A second one takes effect at once. Handlers that a person has set for themselves still run, at that time.
 """
 
@@ -21,9 +23,13 @@ class Interruption:
 
     Signals that are ignored, or end the process without a word to Python, are left as they are, and so is everything
     in a thread that is not the main one.
+
+    Args:
+        when: it takes effect, as the person who pressed Ctrl-C is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when: str = "at the end of this step, with a checkpoint to go on from") -> None:
+        self._when = when
         self.requested: signal.Signals | None = None
         self._frame: FrameType | None = None
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
@@ -50,8 +56,7 @@ class Interruption:
             self._before[signal.Signals(number)](number, frame)
             return
         self.requested, self._frame = signal.Signals(number), frame
-        name = _NAMES[self.requested]
-        logger.info("%s: stopping at the end of this step, with a checkpoint; another one stops at once", name)
+        logger.info("%s: stopping %s; another one stops at once", _NAMES[self.requested], self._when)
 
     def carry_out(self) -> None:
         """Do what the signal would have done, which is to raise; a handler that returns lets the training go on."""

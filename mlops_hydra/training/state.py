@@ -6,6 +6,7 @@ The order of the data needs no more than a position: it follows from (seed, epoc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ def capture(fit: "Fit") -> dict[str, Any]:
         "best_epoch": training.best_epoch,
         "history": [dict(entry) for entry in training.history],
         "logged": dict(training.logged),
+        "artifacts": [str(path) for path in training.artifacts],
         "position": asdict(fit.position),
         "losses": fit.losses.state(),
         "stopping": {name: stopping[name] for name in ("best", "num_bad", "stopped_by_nan")},
@@ -49,6 +51,7 @@ def restore_progress(fit: "Fit", state: Mapping[str, Any]) -> None:
     training.best_epoch = state["best_epoch"]
     training.history[:] = state["history"]
     training.logged.update(state["logged"])
+    training.artifacts[:] = map(Path, state["artifacts"])
     training.metrics = {name: value for entry in state["history"][-1:] for name, value in entry.items()}
     training.metrics.pop("epoch", None)
     fit.position = replace(fit.position, **state["position"])

@@ -12,15 +12,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from mlops_hydra.errors import TrackingError, UsageError
+from mlops_hydra.tracking.claim import claimed
 from mlops_hydra.tracking.lineage import Lineage
-from mlops_hydra.tracking.run import tracked_experiment
+from mlops_hydra.tracking.recorded import read_run
+from mlops_hydra.tracking.run import Run, tracked_experiment
 from mlops_hydra.tracking.spool import SPOOL, read_spool
 from mlops_hydra.tracking.store import open_client
 
@@ -298,3 +300,62 @@ def test_a_real_server_gets_everything(server: str, make_config, lineage, tmp_pa
     assert recorded.data.tags["mlflow.runName"] == config.fingerprint
     assert {"result.json", "environment.json"} <= {file.path for file in client.list_artifacts(run.run_id)}
     assert not (tmp_path / "outputs" / "artifacts").exists()
+
+
+def go_on(config, lineage: Lineage, *values: float, end: Callable[[], None] | None = None) -> Run:
+    """Claim, and record a value for each step from 1 on; `end` may end it in the middle."""
+    with claimed(config, lineage) as claim, tracked_experiment(config, lineage, claim=claim) as run:
+        for step, value in enumerate(values, start=1):
+            run.log_metrics({"loss": value}, step=step)
+        if end is not None:
+            end()
+    return run
+
+
+def test_a_run_that_goes_on_is_one_run_in_which_no_step_is_there_twice(make_config, lineage, local_store: str):
+    config = make_config()
+    with pytest.raises(ValueError, match="astray"):
+        go_on(config, lineage, 0.5, 0.4, end=fail)
+    run = go_on(config, lineage, 0.9, 0.4, 0.3)
+    client = open_client(local_store)
+    history = client.get_metric_history(run.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(1, 0.5), (2, 0.4), (3, 0.3)]
+    recorded = client.get_run(run.run_id)
+    assert recorded.info.status == "FINISHED"
+    assert len(client.search_runs([recorded.info.experiment_id])) == 1
+    assert [record["kind"] for record in read_spool(run.folder / SPOOL)[0]].count("start") == 1
+    assert len(spooled(run.folder, "params")) == 1 and len(spooled(run.folder, "resume")) == 1
+
+
+def test_what_a_process_that_died_could_not_record_of_the_origin_is_recorded_by_the_next(
+    make_config, lineage, local_store: str
+):
+    config = make_config()
+    with pytest.raises(ValueError, match="astray"):
+        go_on(config, lineage, end=fail)
+    (folder,) = (Path(config.output_dir) / "runs" / config.fingerprint).iterdir()
+    lines = (folder / SPOOL).read_bytes().splitlines(keepends=True)
+    (folder / SPOOL).write_bytes(lines[0] + lines[1][:30])
+    (folder / "delivery.json").unlink()
+    run = go_on(config, lineage, 0.5)
+    recorded = open_client(local_store).get_run(run.run_id)
+    assert recorded.data.params["optimizer.lr"] == "0.1" and recorded.data.metrics == {"loss": 0.5}
+    assert recorded.info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_with_another_store_is_whole_there(make_config, lineage, dead_server, local_store: str):
+    with pytest.raises(ValueError, match="astray"):
+        go_on(make_config(tracking=dead_server), lineage, 0.5, end=fail)
+    run = go_on(make_config(), lineage, 0.5, 0.4)
+    history = open_client(local_store).get_metric_history(run.run_id, "loss")
+    assert sorted(point.step for point in history) == [1, 2]
+    assert run.store == local_store
+
+
+def test_a_script_gets_a_run_of_its_own_and_says_so(make_config, lineage, dead_server):
+    config = make_config(tracking=dead_server)
+    with tracked_experiment(config, lineage) as script:
+        pass
+    run = go_on(config, lineage, 0.5)
+    assert run.folder != script.folder
+    assert [read_run(each.folder).is_script for each in (script, run)] == [True, False]

@@ -4,8 +4,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    ENDPOINT_NOT_FOUND,
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
 
-from mlops_hydra.tracking.sender import MAX_NAME_LENGTH, MAX_PARAM_LENGTH, Sender, _group, _legal_name
+from mlops_hydra.tracking.sender import MAX_NAME_LENGTH, MAX_PARAM_LENGTH, Sender, _group, _is_refusal, _legal_name
 from mlops_hydra.tracking.store import open_client
 
 START = {"kind": "start", "id": "s1", "experiment": "e", "run_name": "r", "time": 1, "tags": {}, "description": ""}
@@ -130,3 +141,53 @@ def test_groups_keep_the_order_and_hold_one_call_each(sizes: list[int | None]):
         seen += group
         del rest[: len(group)]
     assert seen == records
+
+
+def test_a_run_that_goes_on_is_running_again_and_ends_anew(client, sender: Sender):
+    run_id = send(sender, START, {"kind": "end", "status": "KILLED", "time": 5})
+    assert client.get_run(run_id).info.status == "KILLED"
+    send(sender, {"kind": "resume", "time": 6})
+    assert client.get_run(run_id).info.status == "RUNNING"
+    send(sender, metrics(1, a=1.0), {"kind": "end", "status": "FINISHED", "time": 9})
+    assert (client.get_run(run_id).info.status, client.get_run(run_id).info.end_time) == ("FINISHED", 9)
+
+
+def test_a_tag_of_a_run_that_has_ended_can_change(client, sender: Sender):
+    run_id = send(sender, START, {"kind": "end", "status": "FINISHED", "time": 5})
+    send(sender, {"kind": "tags", "values": {"verdict": "failed"}})
+    assert client.get_run(run_id).data.tags["verdict"] == "failed"
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_only_a_run_that_is_there_is_adopted(client, sender: Sender):
+    run_id = send(sender, START)
+    assert sender.adopt(run_id) and sender.run_id == run_id
+    assert not sender.adopt("0" * 32) and sender.run_id is None
+    assert not sender.adopt(None)
+    client.delete_run(run_id)
+    assert not sender.adopt(run_id)
+
+
+def test_an_artifact_that_changed_replaces_the_one_before(client, sender: Sender, tmp_path: Path):
+    artifact = {"kind": "artifact", "path": "result.json", "to": ""}
+    for text in ("old", "new"):
+        (tmp_path / "result.json").write_text(text)
+        run_id = send(sender, START, artifact)
+    assert Path(client.download_artifacts(run_id, "result.json")).read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        (INVALID_PARAMETER_VALUE, True),
+        (RESOURCE_DOES_NOT_EXIST, True),
+        (INTERNAL_ERROR, False),
+        (REQUEST_LIMIT_EXCEEDED, False),
+        (UNAUTHENTICATED, False),
+        (PERMISSION_DENIED, False),
+        (ENDPOINT_NOT_FOUND, False),
+        (TEMPORARILY_UNAVAILABLE, False),
+    ],
+)
+def test_only_what_no_second_attempt_can_change_is_a_refusal(code: int, refused: bool):
+    assert _is_refusal(MlflowException("no", code)) == refused

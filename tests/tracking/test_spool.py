@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_hydra.errors import TrackingError
-from mlops_hydra.tracking.spool import Spool, read_spool
+from mlops_hydra.tracking.spool import Spool, ending, first_record, read_spool, recorded_metrics
 
 
 @pytest.fixture
@@ -93,3 +93,50 @@ def test_a_full_disk_is_a_tracking_error_that_names_the_file():
     with pytest.raises(TrackingError, match=r"/dev/full: the record of the run cannot be written: No space left"):
         spool.append("tags", values={})
     spool.close()
+
+
+def test_the_first_record_is_that_of_a_start_or_none(path: Path):
+    assert first_record(path) is None
+    start = {"id": "s", "experiment": "e", "run_name": "r", "time": 1, "tags": {}, "description": ""}
+    spool = Spool(path)
+    spool.append("start", **start)
+    spool.append("tags", values={})
+    spool.close()
+    assert first_record(path) == {"kind": "start", **start}
+    for text in ('{"kind": "start"}\n', '{"kind": "tags", "values": {}}\n', '{"kind": "start", "id', "[]\n", "", "\n"):
+        path.write_text(text)
+        assert first_record(path) is None
+
+
+def test_a_run_has_ended_unless_it_went_on_since(path: Path):
+    spool = Spool(path)
+    spool.append("metrics", step=1, values={})
+    assert ending(path) is None
+    for status in ("KILLED", "FINISHED"):
+        spool.append("end", status=status, time=1)
+        assert ending(path)["status"] == status
+        for _ in range(5):
+            spool.append("tags", values={"verdict": "x" * 8000})
+        assert ending(path)["status"] == status, "what is recorded afterwards does not hide it"
+        spool.append("resume", time=2)
+        assert ending(path) is None
+        spool.append("metrics", step=2, values={"text": "x" * 300_000})
+        assert ending(path) is None
+    spool.close()
+
+
+def test_a_torn_end_is_none(path: Path):
+    spool = Spool(path)
+    spool.append("end", status="FINISHED", time=1)
+    spool.close()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert ending(path) is None
+
+
+def test_what_was_measured_is_known_by_name_and_step(path: Path):
+    spool = Spool(path)
+    spool.append("metrics", step=1, values={"a": 1.0, "b": "nan"})
+    spool.append("tags", values={"c": "1"})
+    spool.append("metrics", step=2, values={"a": 1.0})
+    spool.close()
+    assert recorded_metrics(path) == {("a", 1), ("b", 1), ("a", 2)}

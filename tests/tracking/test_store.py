@@ -101,3 +101,16 @@ def test_opening_a_store_prints_nothing_and_sends_no_telemetry(local_store: str,
     open_client(local_store).search_experiments()
     assert capfd.readouterr() == ("", "")
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_requests_of_two_threads_stay_bounded_until_both_are_done(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+    first, second = bounded_requests(2), bounded_requests(3)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    second.__exit__(None, None, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "120"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

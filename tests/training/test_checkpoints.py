@@ -207,6 +207,29 @@ def test_what_an_observer_remembers_is_kept_with_the_rest(fitter: Fitter, tmp_pa
     assert counting.epochs == [1, 2, 3, 4, 5, 6]
 
 
+class Filing(Observer):
+    """Logs a file in the middle of an epoch; the record takes it at the end of one."""
+
+    def __init__(self) -> None:
+        self.found: list[list[str]] = []
+
+    def on_step_end(self, training: Training) -> None:
+        if training.step == 5:
+            training.log_artifact("notes.txt")
+
+    def on_epoch_end(self, training: Training) -> None:
+        self.found.append([str(path) for path in training.artifacts])
+        training.artifacts.clear()
+
+
+def test_a_file_that_was_logged_but_not_yet_recorded_is_kept_with_the_rest(fitter: Fitter, tmp_path: Path) -> None:
+    with pytest.raises(CutError):
+        train(fitter, checkpoints=Checkpoints(tmp_path, "me", cadence(every_steps=1)), observers=[Filing(), Cut(7)])
+    filing = Filing()
+    train(fitter, checkpoints=Checkpoints(tmp_path, "me", cadence()), observers=[filing])
+    assert filing.found == [["notes.txt"], [], [], [], []]
+
+
 @pytest.fixture
 def kept(fitter: Fitter, tmp_path: Path) -> Path:
     """The folder of a training of 24 steps that was cut off after the 14th, with two checkpoints."""
