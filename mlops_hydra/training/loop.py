@@ -27,7 +27,7 @@ from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.interruption import Interruption
 from mlops_hydra.training.losses import EpochLosses, NotFiniteLossError, check_loss
 from mlops_hydra.training.observers import Observers, Training
-from mlops_hydra.training.state import capture, restore_learner, restore_progress
+from mlops_hydra.training.state import Position, capture, restore_learner, restore_progress
 from mlops_hydra.training.stopping import EarlyStopping
 
 Measure = Callable[[Tensor, Tensor], dict[str, float]]
@@ -44,15 +44,6 @@ class Learner:
     scheduler: Any = None
     schedule_each_step: bool = False
     step: Step | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where in an epoch the training stands: batches it has taken, whether it is under way, its first learning rate."""
-
-    num_batches: int = 0
-    ongoing: bool = False
-    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

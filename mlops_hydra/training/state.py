@@ -5,22 +5,42 @@ The order of the data needs no more than a position: it follows from (seed, epoc
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mlops_hydra.errors import TrainingError
 from mlops_hydra.training.losses import EpochLosses
+from mlops_hydra.training.observers import Observers, Training
 from mlops_hydra.training.seeding import RandomState
-
-if TYPE_CHECKING:
-    from mlops_hydra.training.loop import Fit
+from mlops_hydra.training.stopping import EarlyStopping
 
 
-def capture(fit: "Fit") -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in an epoch the training stands: batches it has taken, whether it is under way, its first learning rate."""
+
+    num_batches: int = 0
+    ongoing: bool = False
+    rate: float = 0.0
+
+
+class Fit(Protocol):
+    """A training under way, as far as the rest of it depends on it: `loop.Fit`, whose `learner` is a `loop.Learner`."""
+
+    training: Training
+    learner: Any
+    observers: Observers
+    position: Position
+    losses: EpochLosses
+    stopping: EarlyStopping
+    best: dict[str, Tensor]
+
+
+def capture(fit: Fit) -> dict[str, Any]:
     """The state between two steps, or two epochs."""
     training, learner = fit.training, fit.learner
     stopping = asdict(fit.stopping)
@@ -44,7 +64,7 @@ def capture(fit: "Fit") -> dict[str, Any]:
     }
 
 
-def restore_progress(fit: "Fit", state: Mapping[str, Any]) -> None:
+def restore_progress(fit: Fit, state: Mapping[str, Any]) -> None:
     """Counters, history and what observers remember: what those see who hear of the start."""
     training = fit.training
     training.epoch, training.step, training.rows = state["epoch"], state["step"], state["rows"]
@@ -60,7 +80,7 @@ def restore_progress(fit: "Fit", state: Mapping[str, Any]) -> None:
         fit.observers.restore(state["observers"])
 
 
-def restore_learner(fit: "Fit", state: Mapping[str, Any]) -> None:
+def restore_learner(fit: Fit, state: Mapping[str, Any]) -> None:
     """Weights, what moves them, and the random generators."""
     training, learner = fit.training, fit.learner
     with _fitting():
@@ -71,7 +91,7 @@ def restore_learner(fit: "Fit", state: Mapping[str, Any]) -> None:
         if isinstance(learner.loss, nn.Module):
             learner.loss.load_state_dict(state["loss"])
     # schedulers warn of a first step before the optimizer's; that one was taken by the process before
-    learner.optimizer._opt_called = True  # type: ignore[attr-defined]
+    learner.optimizer._opt_called = True
     device = next(training.model.parameters(), torch.empty(0)).device
     fit.losses = EpochLosses.restored(state["losses"])
     fit.best = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state["best"].items()}
