@@ -206,10 +206,10 @@ def test_a_gate_on_a_metric_of_another_task_is_told_before_training(workplace: P
 
 
 def test_ctrl_c_while_waiting_for_the_store_loses_no_result(workplace: Path) -> None:
-    """A server that accepts and never answers, and a real process that is interrupted while it waits, about 7 s."""
+    """A server that accepts and never answers, and a real process that is interrupted while it waits, about 9 s."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"tracking.uri=http://127.0.0.1:{server.getsockname()[1]}"
-        command = [sys.executable, "-m", "mlops_hydra", *QUICK, "tracking=server", uri]
+        command = [sys.executable, "-m", "mlops_hydra", *QUICK, "tracking=server", uri, "tracking.timeout_seconds=3"]
         process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:

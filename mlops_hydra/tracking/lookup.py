@@ -4,6 +4,7 @@ Only reads, and creates no store. A SQLite store is first asked whether it has t
 milliseconds; only if it does is MLflow imported, which takes more than a second.
 """
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
+Tag = Literal["fingerprint", "lineage"]
+logger = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS: Final = 2.0
 _MOST_RUNS: Final = 100  # the newest of a fingerprint
 _STATES: Final[dict[str, State]] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
-
-
-Tag = Literal["fingerprint", "lineage"]
 
 
 def runs_in_mlflow(uri: str, digest: str, *, tag: Tag = "fingerprint", timeout_seconds: float) -> list[RecordedRun]:
@@ -127,7 +129,11 @@ def _bounded(ask: Callable[[], T], uri: str, timeout_seconds: float) -> T:
     import_mlflow()  # no part of the wait
     thread = threading.Thread(target=work, name="mlflow-lookup", daemon=True)
     thread.start()
-    thread.join(timeout_seconds)
+    thread.join(min(_PATIENCE_SECONDS, timeout_seconds))
+    if thread.is_alive() and timeout_seconds > _PATIENCE_SECONDS:
+        text = "Asking MLflow at %s whether it knows this run, for %g s at most (tracking.timeout_seconds)"
+        logger.info(text, redacted(uri), timeout_seconds)
+        thread.join(timeout_seconds - _PATIENCE_SECONDS)
     if answers:
         return answers[0]
     reason = str(errors[0]).partition("\n")[0] if errors else f"no answer within {timeout_seconds:g} s"
