@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_hydra.atomic import json_text, read_json, replacing, write_json_atomic
+from mlops_hydra.atomic import json_text, read_json, replacing, write_json_atomic, written_to
 from mlops_hydra.errors import TrackingError
 
 
@@ -65,3 +66,10 @@ def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path):
     with pytest.raises(TypeError):
         write_json_atomic(path, {"new": object()})
     assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_what_others_cannot_write_on_a_full_disk_is_a_tracking_error_and_any_other_error_itself(tmp_path: Path):
+    with pytest.raises(TrackingError, match=r"plot\.png: cannot be written: No space left"), written_to(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "plot.png"))
+    with pytest.raises(FileNotFoundError), written_to(tmp_path):
+        (tmp_path / "missing").read_text()
