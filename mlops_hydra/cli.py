@@ -277,6 +277,9 @@ def _job(cfg: Any) -> float:
         job["error"] = str(error)
         _report(error)
         return math.nan
+    except BaseException:
+        job["error"] = "interrupted"
+        raise
     finally:
         if path := os.environ.get(_JOBS_FILE):
             with Path(path).open("a", encoding="utf-8") as file:

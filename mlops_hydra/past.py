@@ -22,7 +22,7 @@ from mlops_hydra.tracking.diff import diff as differences_between
 from mlops_hydra.tracking.find import Place, find_run
 from mlops_hydra.tracking.folders import RUNS, run_folders
 from mlops_hydra.tracking.lease import live_owner
-from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_run
+from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_result, read_run
 from mlops_hydra.tracking.store import anchored, tracking_uri
 from mlops_hydra.tracking.sync import Store, reap_dead
 from mlops_hydra.tracking.sync import sync as deliver_all
@@ -112,7 +112,7 @@ def clean(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
 def _superfluous(asked: CleanConfig) -> Iterator[_Superfluous]:
     for path in run_folders(asked.output_dir):
         is_old = time.time() - path.stat().st_mtime >= asked.days * 86400
-        if is_old and read_run(path) is None and live_owner(path) is None:
+        if is_old and read_run(path) is None and read_result(path) is None and live_owner(path) is None:
             yield _Superfluous(path, "holds no record of a run")
     for run in local_runs(asked.output_dir):
         folder = run.folder

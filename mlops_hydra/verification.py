@@ -23,6 +23,7 @@ from mlops_hydra.config.fingerprint import flatten
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.data.sources import open_source
 from mlops_hydra.errors import Fault, TrackingError, UsageError
+from mlops_hydra.evaluation.evaluate import Predicted
 from mlops_hydra.experiment import train_unrecorded
 from mlops_hydra.packaging import files
 from mlops_hydra.tracking.environment import environment
@@ -95,15 +96,16 @@ def verify(run: RecordedRun, asked: VerifyConfig, console: Console) -> Verificat
     source = open_source(config.data)
     lineage = identify(config, source)
     _refuse_changes(run, lineage, asked)
+    recorded = _Outcome.of(run.folder)
     device = resolve_device(config.trainer.device)
     changed = _changed_environment(config, run.folder, device)
     tolerance = asked.tolerance if changed else 0.0
     console.print(_announced(run, changed, tolerance), highlight=False, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=_below(asked.output_dir)) as scratch:
         train_unrecorded(config, source, Path(scratch), device, console)
-        differences = tuple(_differences(run.folder, Path(scratch), tolerance))
-        num_epochs = len(_history(Path(scratch)))
-    verification = Verification(run, lineage, changed, asked.tolerance, differences, num_epochs)
+        now = _Outcome.of(Path(scratch))
+    differences = tuple(_differences(recorded, now, tolerance))
+    verification = Verification(run, lineage, changed, asked.tolerance, differences, len(now.history))
     folder = _below(asked.output_dir, run.folder.name)
     write_json_atomic(folder / RESULT, verification.as_json())
     return verification
@@ -170,15 +172,25 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    epochs: list[dict[str, Any]] = _json(folder / files.HISTORY)["epochs"]
-    return epochs
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a training leaves, in memory: the recorded one is read before anything is trained."""
+
+    history: Sequence[Mapping[str, Any]]
+    weights: Mapping[str, torch.Tensor]
+    predictions: Mapping[str, Predicted]
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Outcome":
+        """Raises TrackingError when a file is missing or damaged."""
+        history = _json(folder / files.HISTORY).get("epochs", [])
+        return cls(history, files.read_weights(folder), files.read_predictions(folder))
 
 
-def _differences(recorded: Path, now: Path, tolerance: float) -> Iterator[Difference]:
-    yield from _history_differences(_history(recorded), _history(now), tolerance)
-    yield from _weight_differences(recorded / files.WEIGHTS, now / files.WEIGHTS, tolerance)
-    yield from _prediction_differences(recorded, now, tolerance)
+def _differences(recorded: _Outcome, now: _Outcome, tolerance: float) -> Iterator[Difference]:
+    yield from _history_differences(recorded.history, now.history, tolerance)
+    yield from _weight_differences(recorded.weights, now.weights, tolerance)
+    yield from _prediction_differences(recorded.predictions, now.predictions, tolerance)
 
 
 def _history_differences(
@@ -201,10 +213,9 @@ def _close(first: Any, second: Any, tolerance: float) -> bool:
     return math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)
 
 
-def _weight_differences(recorded: Path, now: Path, tolerance: float) -> Iterator[Difference]:
-    from safetensors.torch import load_file
-
-    before, after = load_file(recorded), load_file(now)
+def _weight_differences(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], tolerance: float
+) -> Iterator[Difference]:
     for name in sorted({*before, *after}):
         first, second = before.get(name), after.get(name)
         if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
@@ -224,8 +235,9 @@ def _equal(first: Any, second: Any, tolerance: float) -> bool:
     return bool(first.shape == second.shape and np.allclose(first, second, tolerance, tolerance, equal_nan=True))
 
 
-def _prediction_differences(recorded: Path, now: Path, tolerance: float) -> Iterator[Difference]:
-    before, after = files.read_predictions(recorded), files.read_predictions(now)
+def _prediction_differences(
+    before: Mapping[str, Predicted], after: Mapping[str, Predicted], tolerance: float
+) -> Iterator[Difference]:
     for split in sorted({*before, *after}):
         if split not in before or split not in after or len(before[split].targets) != len(after[split].targets):
             counts = [len(side[split].targets) if split in side else None for side in (before, after)]

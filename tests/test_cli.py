@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_hydra import Observer, Training
 from mlops_hydra.cli import main
 from mlops_hydra.config.compose import compose
 
@@ -301,3 +302,24 @@ def test_a_password_in_the_tracking_uri_is_nowhere_to_be_read(
     texts = [path for path in workplace.rglob("*") if path.suffix in (".yaml", ".json", ".jsonl", ".log")]
     assert texts
     assert not [path for path in texts if "hunter2" in path.read_text()]
+
+
+class Interrupting(Observer):
+    """Ctrl-C in the second job of a multirun."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        if Path("first").exists():
+            raise KeyboardInterrupt
+        Path("first").touch()
+
+
+def test_ctrl_c_in_a_multirun_sums_up_what_there_is_and_exits_130(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "own_cli.py").write_text(Path(__file__).read_text())
+    monkeypatch.syspath_prepend(workplace)
+    argv = ["-m", "model=linear", "trainer.epochs=1", "progress=off", "seed=1,2,3"]
+    assert main([*argv, "+callbacks.stop._target_=own_cli.Interrupting"]) == 130
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert "1 error" in captured.out

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from mlops_hydra.cli import main
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs
 from mlops_hydra.tracking.spool import SPOOL, Spool
+from mlops_hydra.tracking.store import open_client
 
 QUICK = ("model=linear", "trainer=debug", "progress=off")
 OWN_MODEL = """
@@ -436,3 +439,70 @@ def test_a_killed_run_goes_on_in_its_folder_and_in_its_mlflow_run(
     assert after.result is not None
     assert after.result["status"] == "resumed"
     assert (folder() / "weights.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("name", ["history.json", "weights.safetensors", "predictions.parquet", "config.yaml"])
+def test_a_damaged_record_is_told_before_anything_is_trained(
+    name: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK]) == 0
+    (folder() / name).write_bytes(b"")
+    capsys.readouterr()
+    assert main(["verify", newest().label]) in (1, 2)
+    said = printed(capsys)
+    assert name in said
+    assert "Traceback" not in said
+    assert "again; in this environment" not in said
+
+
+def test_damaged_weights_are_no_start(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK]) == 0
+    (folder() / "weights.safetensors").write_bytes(b"")
+    assert main([*QUICK, "trainer.epochs=3", f"init_from={newest().fingerprint}"]) == 1
+    assert "weights.safetensors is missing or damaged" in printed(capsys)
+
+
+def test_a_store_that_was_deleted_gets_everything_again(workplace: Path) -> None:
+    """A real process, because MLflow keeps files open, and a new store, which takes MLflow 3-8 s."""
+    assert main([*QUICK]) == 0
+    Path("outputs/mlflow.db").unlink()
+    done = subprocess.run([sys.executable, "-m", "mlops_hydra", "sync"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ records delivered", done.stdout)
+    connection = sqlite3.connect("outputs/mlflow.db")
+    assert connection.execute("SELECT run_uuid, status FROM runs").fetchall() == [(newest().run_id, "FINISHED")]
+    connection.close()
+
+
+def test_a_project_that_was_moved_delivers_to_the_store_that_moved_with_it(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "before").mkdir()
+    shutil.move("outputs", "before/outputs")
+    monkeypatch.chdir(workplace / "before")
+    assert main([*QUICK]) == 0
+    run_id = newest().run_id
+    delivery = json.loads((folder() / "delivery.json").read_text())
+    (folder() / "delivery.json").write_text(json.dumps(delivery | {"offset": 10}))
+    monkeypatch.chdir(workplace)
+    shutil.move("before", "after")
+    monkeypatch.chdir(workplace / "after")
+    assert main(["sync"]) == 0
+    assert newest().run_id == run_id
+    assert not (workplace / "before" / "outputs" / "mlflow.db").exists(), "MLflow itself puts artifacts there"
+
+
+def test_a_record_that_lost_its_end_is_measured_again_and_stands_once_in_mlflow(workplace: Path) -> None:
+    argv = [*QUICK, "trainer.epochs=6", "trainer.checkpoint.every_epochs=2"]
+    assert main(argv) == 0
+    run = newest()
+    die(folder())
+    delivery = (folder() / "delivery.json").read_text()
+    lines = (folder() / SPOOL).read_text().splitlines(keepends=True)
+    metrics = [index for index, line in enumerate(lines) if '"kind": "metrics"' in line]
+    (folder() / SPOOL).write_text("".join(lines[: metrics[3]]))
+    (folder() / "delivery.json").write_text(delivery)
+    assert main(argv) == 0
+    assert newest().run_id == run.run_id
+    history = open_client("sqlite:///outputs/mlflow.db").get_metric_history(str(run.run_id), "train/loss")
+    assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6]

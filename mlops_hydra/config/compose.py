@@ -5,8 +5,10 @@ holds every fault. The only place that reads `conf/`.
 """
 
 import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +23,7 @@ from mlops_hydra.config.schema import Composed, ExperimentConfig, Origin
 from mlops_hydra.errors import ConfigError, Fault, UsageError, nearest
 
 C = TypeVar("C", bound=Composed)
+_COMPOSING: Final = threading.RLock()  # Hydra keeps what it composes with in one place for all threads
 
 
 def compose(
@@ -110,9 +113,12 @@ def read_recorded(path: Path, changes: Mapping[str, Any], trust: tuple[str, ...]
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value)
     tree, faults = _plain(cfg)
-    if faults:
-        raise ConfigError(faults)
-    return recorded(tree, trust)
+    try:
+        if faults:
+            raise ConfigError(faults)
+        return recorded(tree, trust)
+    except ConfigError as error:
+        raise ConfigError([replace(fault, path=f"{path}: {fault.path}") for fault in error.faults]) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -125,8 +131,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # the YAML library has a tree of its own
         raise ConfigError(Fault(str(path), f"cannot be read: {_message(error)}")) from error
-    if not isinstance(tree, dict):
-        raise ConfigError(Fault(str(path), "holds no mapping"))
+    if not isinstance(tree, dict) or not tree:
+        raise ConfigError(Fault(str(path), "is empty, or holds no mapping"))
     return {str(key): value for key, value in tree.items()}
 
 
@@ -185,13 +191,14 @@ def _initialized(roots: Roots) -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import initialize_config_search_path
 
-    outer = GlobalHydra.instance().hydra  # of a notebook that has initialized Hydra for itself
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = outer
+    with _COMPOSING:
+        outer = GlobalHydra.instance().hydra  # of a notebook that has initialized Hydra for itself
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = outer
 
 
 def _compose_tree(overrides: list[str], config_name: str) -> tuple[DictConfig | None, list[Fault]]:

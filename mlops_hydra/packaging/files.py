@@ -56,6 +56,7 @@ def start_from_weights(network: nn.Module, features: nn.Module | None, folder: P
     Raises:
         ConfigError: they do not fit.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     graph = nn.ModuleDict({"model": network})
@@ -63,7 +64,9 @@ def start_from_weights(network: nn.Module, features: nn.Module | None, folder: P
         graph["features"] = nn.ModuleDict({"embeddings": embeddings})
     try:
         missing, unexpected = load_model(graph, folder / WEIGHTS, strict=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
+        raise TrackingError(f"{folder / WEIGHTS} is missing or damaged: {error}") from error
+    except (ValueError, RuntimeError) as error:
         raise ConfigError(
             Fault("init_from", f"its weights do not fit this model: {' '.join(str(error).split())}")
         ) from error
@@ -71,6 +74,21 @@ def start_from_weights(network: nn.Module, features: nn.Module | None, folder: P
     if missing or strange:
         names = ", ".join(sorted([*missing, *strange])[:5])
         raise ConfigError(Fault("init_from", f"its weights do not fit this model; one of the two lacks {names}"))
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """Tensors by name.
+
+    Raises:
+        TrackingError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError) as error:
+        raise TrackingError(f"{folder / WEIGHTS} is missing or damaged: {error}") from error
 
 
 def write_schema(folder: Path, schema: FeatureSchema) -> Path:

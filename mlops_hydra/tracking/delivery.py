@@ -17,7 +17,7 @@ from typing import Final
 from mlops_hydra.atomic import read_json
 from mlops_hydra.tracking.sender import Sender
 from mlops_hydra.tracking.spool import SPOOL, Record, read_spool, read_spool_with_ends
-from mlops_hydra.tracking.store import artifact_location, bounded_requests, create_store, open_client, redacted
+from mlops_hydra.tracking.store import artifact_location, bounded_requests, create_store, is_gone, open_client, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ def _size(path: Path) -> int:
 
 
 def is_waiting(folder: Path) -> bool:
-    """Whether a part of the record has not been delivered."""
-    return delivered_to(folder).offset < _size(folder / SPOOL)
+    """Whether a part of the record has not been delivered, or the store that had it is gone."""
+    delivered = delivered_to(folder)
+    return delivered.offset < _size(folder / SPOOL) or is_gone(delivered.uri)
 
 
 class Delivery:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlops_hydra.atomic import read_json
+from mlops_hydra.errors import EXIT_CODES
 from mlops_hydra.tracking.delivery import delivered_to
 from mlops_hydra.tracking.folders import RESULT, run_folders
 from mlops_hydra.tracking.lease import Owner, live_owner
@@ -16,6 +17,7 @@ from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.spool import SPOOL, Record, Spool, ending, first_record
 
 State = Literal["finished", "running", "failed", "killed"]
+_VERDICTS: Final = tuple(EXIT_CODES)
 _NEEDED: Final = ("fingerprint", "lineage", "metrics", "gates", "verdict", "objective", "best_epoch", "num_epochs")
 
 
@@ -107,7 +109,8 @@ def read_run(folder: Path) -> RecordedRun | None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """`result.json` of a run that `experiment.run` has finished; None for anything else."""
     result = read_json(folder / RESULT)
-    return result if result is not None and all(key in result for key in _NEEDED) else None
+    is_ours = result is not None and all(key in result for key in _NEEDED) and result["verdict"] in _VERDICTS
+    return result if is_ours else None
 
 
 def _state(owner: Owner | None, result: dict[str, Any] | None, end: Record | None, *, is_script: bool) -> State:

@@ -36,6 +36,7 @@ class Sender:
         self._client = client
         self._folder = folder
         self._artifact_location = artifact_location
+        self._known: frozenset[tuple[str, int]] = frozenset()
 
     def adopt(self, run_id: str | None) -> bool:
         """Go on with this run of an earlier process; False if MLflow has it no more."""
@@ -90,6 +91,7 @@ class Sender:
     def _start(self, record: Record) -> str:
         experiment_id = self._experiment_id(record["experiment"])
         if made := self._find_run(experiment_id, record["id"]):
+            self._known = self._points_of(made)
             return made
         note = {"mlflow.note.content": record["description"]} if record["description"] else {}
         tags = _legal({**record["tags"], **note, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
@@ -100,6 +102,13 @@ class Sender:
         """The run of an earlier call whose answer was lost, or of an earlier process."""
         runs = self._client.search_runs([experiment_id], f"tags.`{SPOOL_TAG}` = '{spool_id}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
+
+    def _points_of(self, run_id: str) -> frozenset[tuple[str, int]]:
+        """Name and step of what MLflow has: a record that lost its end in a power failure is measured again, later."""
+        names = self._client.get_run(run_id).data.metrics
+        return frozenset(
+            (name, point.step) for name in names for point in self._client.get_metric_history(run_id, name)
+        )
 
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -121,6 +130,7 @@ class Sender:
             Metric(_legal_name(name), float(value), record["time"], record["step"])
             for record in records
             for name, value in record["values"].items()
+            if (_legal_name(name), record["step"]) not in self._known
         ]
         for chunk in _chunks(points, MAX_METRICS):
             self._client.log_batch(run_id, metrics=chunk, synchronous=True)

@@ -82,6 +82,12 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(found["path"]) if found else None
 
 
+def is_gone(uri: str) -> bool:
+    """Whether the file of a SQLite store is not there: deleted, or moved with its folder."""
+    path = sqlite_path(uri)
+    return path is not None and not path.exists()
+
+
 def anchored(uri: str) -> str:
     """`uri` with the path of a SQLite file made absolute: a script may change its directory."""
     found = _SQLITE.match(uri)

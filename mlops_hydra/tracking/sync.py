@@ -16,7 +16,7 @@ from mlops_hydra.tracking.delivery import Delivery, delivered_to, is_waiting
 from mlops_hydra.tracking.folders import RUNS
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_run, reap
 from mlops_hydra.tracking.spool import SPOOL, read_spool
-from mlops_hydra.tracking.store import redacted
+from mlops_hydra.tracking.store import is_gone, redacted
 
 LOCK: Final = ".delivery.lock"
 
@@ -80,6 +80,6 @@ def deliver_rest(run: RecordedRun, folder: Path, output_dir: str | Path, store: 
 
 def _destination(meant_for: str, store: Store) -> str:
     """The store that the run was recorded for; its credentials are not on the disk, but the asked one may have them."""
-    if store.given or not meant_for or meant_for == redacted(store.uri):
+    if store.given or not meant_for or meant_for == redacted(store.uri) or is_gone(meant_for):
         return store.uri
     return meant_for

@@ -175,6 +175,10 @@ class Fit:
         if self.checkpoints is not None:
             self._pause(self.checkpoints, epoch_ended=True)
 
+    def _is_finite(self) -> bool:
+        weights = (p for p in self.training.model.parameters() if p.is_floating_point())
+        return self.losses.is_finite() and all(bool(torch.isfinite(weight).all()) for weight in weights)
+
     def _pause_after_step(self, num_batches: int) -> None:
         if self.checkpoints is not None:
             self.position = Position(num_batches, True, self.position.rate)
@@ -183,7 +187,8 @@ class Fit:
     def _pause(self, checkpoints: Checkpoints, *, epoch_ended: bool = False) -> None:
         """Between two steps, or two epochs: a checkpoint if one is due, and an end if a signal asked for it."""
         training, asked = self.training, self.interruption.requested is not None
-        if asked or checkpoints.is_due(training.epoch, training.step, epoch_ended=epoch_ended):
+        due = asked or checkpoints.is_due(training.epoch, training.step, epoch_ended=epoch_ended)
+        if due and self._is_finite():  # nothing good comes after NaN: a cause that passes is worth another try
             checkpoints.save(capture(self), best_epoch=training.best_epoch, best=self.best)
         if asked:
             self.interruption.carry_out()

@@ -41,6 +41,10 @@ class EpochLosses:
         self._read()
         return self._sum / self.num_rows
 
+    def is_finite(self) -> bool:
+        """Of those that were not looked at yet."""
+        return all(math.isfinite(loss) for loss, _, _ in self._pending)
+
     def state(self) -> dict[str, Any]:
         """As tensors and plain values. Nothing is added up for it: another order of sums gives other bits."""
         losses = [loss.detach().cpu() for loss, _, _ in self._pending]

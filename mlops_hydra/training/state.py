@@ -88,7 +88,7 @@ def restore_learner(fit: Fit, state: Mapping[str, Any]) -> None:
         learner.optimizer.load_state_dict(state["optimizer"])
         if learner.scheduler is not None:
             learner.scheduler.load_state_dict(state["scheduler"])
-        if isinstance(learner.loss, nn.Module):
+        if isinstance(learner.loss, nn.Module) and state["loss"] is not None:
             learner.loss.load_state_dict(state["loss"])
     # schedulers warn of a first step before the optimizer's; that one was taken by the process before
     learner.optimizer._opt_called = True

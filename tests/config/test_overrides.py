@@ -1,5 +1,7 @@
 """What a person types arrives as what they meant: names of runs are text, however much they look like numbers."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from mlops_hydra.config.commands import RunsConfig
@@ -25,6 +27,12 @@ def test_everything_else_is_left_as_it_is(override: str) -> None:
 
 def test_the_overrides_to_look_for_need_no_quotes() -> None:
     assert compose_command(RunsConfig, ["overrides=model=mlp"], Roots(config_name="runs")).overrides == "model=mlp"
+
+
+def test_two_threads_can_compose_at_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        configs = list(pool.map(lambda seed: compose([f"seed={seed}"]), range(8)))
+    assert [config.seed for config in configs] == list(range(8))
 
 
 def test_a_family_differs_in_the_length_of_the_training_and_its_start_alone() -> None:

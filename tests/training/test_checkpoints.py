@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from mlops_hydra.config.schema import CheckpointConfig
-from mlops_hydra.errors import TrackingError
+from mlops_hydra.errors import NonFiniteError, TrackingError
 from mlops_hydra.training.batches import Batches, LoaderBatches
 from mlops_hydra.training.checkpoints import LARGEST_SHARE, Checkpoints
 from mlops_hydra.training.loop import FitResult
@@ -470,3 +470,24 @@ def test_a_copied_folder_of_another_run_is_not_used(fitter: Fitter, kept: Path, 
     starting = Starting()
     train(fitter, checkpoints=Checkpoints(other, "another lineage", cadence()), observers=[starting])
     assert starting.at_start == (0, 0)
+
+
+class Poison:
+    """A loss that is NaN once, in one step: a cause that passes."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.left -= outputs.requires_grad
+        loss = nn.functional.cross_entropy(outputs, targets)
+        return loss * float("nan") if self.left == 0 and outputs.requires_grad else loss
+
+
+def test_no_checkpoint_is_written_of_what_is_not_finite(fitter: Fitter, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError):
+        train(fitter, checkpoints=Checkpoints(tmp_path, "me", cadence(every_steps=1)), loss=Poison(7))
+    manifest = newest_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.step == 6
+    assert_same(train(fitter, checkpoints=Checkpoints(tmp_path, "me", cadence())), train(fitter))
