@@ -115,8 +115,8 @@ def _train(
 
 def train_unrecorded(
     config: ExperimentConfig, source: Source, folder: Path, device: torch.device, console: Console
-) -> dict[str, float]:
-    """The same training without a record or gates: history, weights and predictions in `folder`; gives the metrics."""
+) -> None:
+    """The same training without a record or gates: history, weights and predictions in `folder`."""
     with _setting(config, folder) as log:
         splits = source.load()
         objective = resolve_objective(config.objective, splits.task)
@@ -126,9 +126,7 @@ def train_unrecorded(
         graph = _export(bench, splits)
         files.write_weights(folder, graph)
         files.write_history(folder, fitted.history)
-        predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
-        _package(folder, splits, predicted, ())
-        return metrics
+        _package(folder, splits, predict_splits(bench, splits, graph), ())
 
 
 def _checked(config: ExperimentConfig) -> ExperimentConfig:
