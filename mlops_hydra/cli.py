@@ -93,11 +93,42 @@ def train(argv: Sequence[str]) -> int:
     if others:
         return _look(argv, overrides, roots)
     _check_words(overrides)
-    if multirun:
-        return _multirun(argv, overrides, roots)
-    from mlops_hydra.config.compose import compose_from
+    from mlops_hydra.config.compose import compose_from, split_swept
 
-    return _train(compose_from(overrides, roots)).exit_code
+    fixed, swept = split_swept(overrides)
+    if multirun or swept:
+        return _many(argv, fixed, swept, roots, is_given=multirun)
+    config = compose_from(overrides, roots)
+    return _study(overrides, [], roots) if config.sweeps is not None else _train(config).exit_code
+
+
+def _many(argv: Sequence[str], fixed: list[str], swept: list[str], roots: Roots, *, is_given: bool) -> int:
+    """Several values or -m: a study, or else what Hydra's sweepers make of it."""
+    from mlops_hydra.config.compose import asks_for_study, compose_from
+
+    if any(text.lstrip("+").startswith("sweeps=") for text in swept):
+        raise ConfigError(Fault("sweeps", "is chosen once: a study of studies would compare nothing", swept))
+    is_other = any(text.startswith("hydra/sweeper=") for text in fixed)
+    launcher = None if is_other else asks_for_study(fixed, roots)
+    if launcher == "basic":
+        return _study(fixed, swept, roots)
+    if launcher is not None:
+        flags = argv if is_given else ["-m", *argv]
+        return _multirun(["hydra/sweeper=mlops_hydra", *flags], [], roots)
+    if not is_given:
+        compose_from([*fixed, *swept], roots)  # says that -m is missing
+    return _multirun(argv, [*fixed, *swept], roots)
+
+
+def _study(fixed: list[str], swept: list[str], roots: Roots) -> int:
+    """A study that this process carries out, with worker processes of its own."""
+    from mlops_hydra.sweeps.planning import base_config
+    from mlops_hydra.sweeps.sweep import sweep
+
+    study = sweep(base_config(fixed, swept, roots), overrides=swept, console=Terminal())
+    if study.result is not None:
+        print_result(study.result, study.result.store, Terminal())
+    return study.exit_code
 
 
 def check(argv: Sequence[str]) -> int:

@@ -5,52 +5,46 @@ Everything before `claimed` only reads; side effects begin there. What has a res
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from mlops_hydra.atomic import write_json_atomic, written_to
+from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import to_yaml
 from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
 from mlops_hydra.config.schema import ExperimentConfig
-from mlops_hydra.config.targets import as_function, build
+from mlops_hydra.config.targets import as_function
 from mlops_hydra.data.digests import remembering
 from mlops_hydra.data.sources import Source, open_source
 from mlops_hydra.data.splits import Splits
 from mlops_hydra.data.summary import summarise
-from mlops_hydra.evaluation.baseline import Baseline
 from mlops_hydra.evaluation.evaluate import Predicted, evaluate
 from mlops_hydra.evaluation.gates import Verdict, judge, overall
 from mlops_hydra.evaluation.latency import measure_latency
-from mlops_hydra.evaluation.metrics import EpochMetrics, user_metrics
 from mlops_hydra.evaluation.plots import write_plots
+from mlops_hydra.fitting import export, make_observers, setting, start_from, train
 from mlops_hydra.packaging import files
-from mlops_hydra.packaging.predictions import as_predicted, one_row, predict_splits, row_numbers, train_targets
+from mlops_hydra.packaging.predictions import one_row, predict_splits, row_numbers, train_targets
 from mlops_hydra.packaging.predictor import PredictionGraph
 from mlops_hydra.packaging.result import Result
 from mlops_hydra.packaging.reuse import reused
+from mlops_hydra.packaging.trained import read_trained
 from mlops_hydra.tracking.claim import Claim, claimed
-from mlops_hydra.tracking.find import identified, start_of
+from mlops_hydra.tracking.find import identified
 from mlops_hydra.tracking.folders import RESULT, publish_result
 from mlops_hydra.tracking.lineage import code_entries, identify
 from mlops_hydra.tracking.recorder import RecordedCheckpoints, Recorder
 from mlops_hydra.tracking.run import Run, tracked_experiment
 from mlops_hydra.tracking.store import redacted
 from mlops_hydra.training.build import Workbench, build_workbench
-from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.device import refuse_distributed, resolve_device
 from mlops_hydra.training.interruption import Interruption
-from mlops_hydra.training.loop import FitResult, fit
-from mlops_hydra.training.observers import check_observer
-from mlops_hydra.training.progress import PlainProgress, make_progress
-from mlops_hydra.training.seeding import derive_seed, reproducible, set_all_seeds
+from mlops_hydra.training.loop import FitResult
 
 _LATENCY_CALLS: Final = 200
 _LATENCY_SECONDS: Final = 1.0
@@ -88,7 +82,7 @@ def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
 def _train(
     config: ExperimentConfig, source: Source, claim: Claim, tracked: Run, device: torch.device, console: Console
 ) -> Result:
-    with _setting(config, tracked.folder) as log:
+    with setting(config, tracked.folder) as log:
         splits = source.load()
         for warning in splits.warnings:
             logger.warning("%s", warning)
@@ -96,10 +90,13 @@ def _train(
         check_gate_metrics(config.gates, splits.task)
         _describe(config, tracked, splits)
         bench = build_workbench(config, splits, objective, device)
-        _start_from(config, bench)
-        observers = [*_observers(config, console, log), Recorder(tracked)]
-        fitted = _fit(config, splits, bench, objective, observers, RecordedCheckpoints(config, tracked))
-        graph = _export(bench, splits)
+        graph = export(bench, splits)
+        if (trial := read_trained(tracked.folder)) is not None:
+            fitted = trial.restored(graph, tracked.folder)
+        else:
+            start_from(config, bench)
+            observers = [*make_observers(config, console, log), Recorder(tracked)]
+            fitted = train(config, splits, bench, objective, observers, RecordedCheckpoints(config, tracked))
         _keep(tracked, splits, graph, fitted)
         predicted, metrics = _evaluate(config, splits, bench, graph, fitted)
         _draw(tracked.folder, splits, fitted, predicted["test"], objective)
@@ -117,13 +114,13 @@ def train_unrecorded(
     config: ExperimentConfig, source: Source, folder: Path, device: torch.device, console: Console
 ) -> None:
     """The same training without a record or gates: history, weights and predictions in `folder`."""
-    with _setting(config, folder) as log:
+    with setting(config, folder) as log:
         splits = source.load()
         objective = resolve_objective(config.objective, splits.task)
         bench = build_workbench(config, splits, objective, device)
-        _start_from(config, bench)
-        fitted = _fit(config, splits, bench, objective, _observers(config, console, log))
-        graph = _export(bench, splits)
+        start_from(config, bench)
+        fitted = train(config, splits, bench, objective, make_observers(config, console, log))
+        graph = export(bench, splits)
         files.write_weights(folder, graph)
         files.write_history(folder, fitted.history)
         _package(folder, splits, predict_splits(bench, splits, graph), ())
@@ -134,101 +131,6 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     again = checked(as_tree(config))
     again._origin = config.origin
     return again
-
-
-@contextmanager
-def _setting(config: ExperimentConfig, folder: Path) -> Iterator[Console]:
-    """Seeds, threads and algorithms for the time of the run, and its log file."""
-    trainer = config.trainer
-    handler = _RunLog(folder / "run.log", encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package = logging.getLogger("mlops_hydra")
-    package.addHandler(handler)
-    try:
-        with (
-            written_to(folder),
-            (folder / "run.log").open("a", encoding="utf-8") as file,
-            reproducible(deterministic=trainer.deterministic, num_threads=trainer.num_threads),
-        ):
-            set_all_seeds(config.seed)
-            yield Console(file=file, width=200)
-    finally:
-        package.removeHandler(handler)
-        handler.close()
-
-
-class _RunLog(logging.FileHandler):
-    """Its lines are on the terminal too: a full disk is told by whoever cannot do without it."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """Nothing, where logging would print a traceback."""
-
-
-def _observers(config: ExperimentConfig, console: Console, log: Console) -> list[object]:
-    own = {name: build(target, where=f"callbacks.{name}") for name, target in config.callbacks.items()}
-    for name, observer in own.items():
-        check_observer(name, observer)
-    return [*own.values(), make_progress(config.progress, console), PlainProgress(log)]
-
-
-def _start_from(config: ExperimentConfig, bench: Workbench) -> None:
-    start = start_of(config, fetch=True)
-    if start is not None and start.folder is not None:
-        files.start_from_weights(bench.network, bench.features, start.folder)
-
-
-def _fit(
-    config: ExperimentConfig,
-    splits: Splits,
-    bench: Workbench,
-    objective: Objective,
-    observers: list[object],
-    checkpoints: Checkpoints | None = None,
-) -> FitResult:
-    _try_metrics(config, splits)
-    measure = _measure(config, splits, bench, objective)
-    set_all_seeds(derive_seed(config.seed, "fit"))
-    return fit(
-        bench.learner,
-        bench.train,
-        bench.val,
-        settings=config.trainer,
-        objective=objective,
-        measure=measure,
-        observers=observers,
-        checkpoints=checkpoints,
-    )
-
-
-def _try_metrics(config: ExperimentConfig, splits: Splits) -> None:
-    """The user's metrics on what the baseline says of validation: one that fails is told before training, not after."""
-    train, val = splits.targets("train"), splits.targets("val")
-    if train is None or val is None or not config.metrics:
-        return
-    functions = {name: as_function(target, where=f"metrics.{name}") for name, target in config.metrics.items()}
-    guess = Baseline.fit(train, splits.task, len(splits.classes)).predict(len(val))
-    user_metrics(functions, val, guess, splits.task)
-
-
-def _measure(
-    config: ExperimentConfig, splits: Splits, bench: Workbench, objective: Objective
-) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    """What is measured after each epoch: the cheap metrics, and the objective if it is the user's own."""
-    cheap = EpochMetrics(splits.task, len(splits.classes), objective.metric, bench.scale.deviation)
-    own = {name: as_function(config.metrics[name]) for name in config.metrics if name == objective.metric}
-    if not own:
-        return cheap
-    graph = _export(bench, splits)
-
-    def with_own(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        split = as_predicted(outputs, targets, graph)
-        return cheap(outputs, targets) | user_metrics(own, split.targets, split.predictions, splits.task)
-
-    return with_own
-
-
-def _export(bench: Workbench, splits: Splits) -> PredictionGraph:
-    return PredictionGraph(bench.network, features=bench.features, task=splits.task, scale=bench.scale)
 
 
 def _evaluate(

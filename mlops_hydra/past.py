@@ -118,9 +118,10 @@ def _superfluous(asked: CleanConfig) -> Iterator[_Superfluous]:
         folder = run.folder
         if folder is None or run.state == "running":
             continue
-        if run.state == "finished" and (folder / CHECKPOINTS).is_dir():
-            yield _Superfluous(folder / CHECKPOINTS, "checkpoints of a finished run")
-        elif run.state != "finished" and time.time() - run.time >= asked.days * 86400:
+        if run.state in ("finished", "trained"):
+            if (folder / CHECKPOINTS).is_dir():
+                yield _Superfluous(folder / CHECKPOINTS, f"checkpoints of a {run.state} run")
+        elif time.time() - run.time >= asked.days * 86400:
             why = f"{run.state} {run.ago}, and not gone on with"
             waits = "MLflow does not have its record yet: `mlops-hydra sync` first" if is_waiting(folder) else ""
             yield _Superfluous(folder, why, waits)

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mlops_hydra"
 LAYERS = (
     "errors", "atomic", "config", "data", "models", "training", "evaluation", "monitoring", "tracking", "packaging",
-    "experiment", "verification", "sweeps", "serving", "testing", "summary", "past", "preview", "cli", "__main__",
+    "fitting", "experiment", "verification", "sweeps", "serving", "testing", "summary", "past", "preview", "cli",
+    "__main__",
 )  # fmt: skip
 HOMES = {
     "hydra": {"config", "sweeps", "cli"},

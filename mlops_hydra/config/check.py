@@ -10,13 +10,17 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mlops_hydra.config.frozen import TARGET_KEY, Target, freeze, thaw
-from mlops_hydra.config.objective import COSTS, METRICS
+from mlops_hydra.config.objective import COSTS, METRICS, NUM_PARAMETERS
 from mlops_hydra.config.schema import ExperimentConfig, GateConfig, Section
 from mlops_hydra.config.signatures import as_declared, check_signature
 from mlops_hydra.config.targets import check_trusted, parameters_of, resolve
 from mlops_hydra.errors import ConfigError, Fault, nearest
 
 S = TypeVar("S", bound=Section)
+_TARGETS: Final = (
+    *("model", "optimizer", "scheduler", "data.source", "trainer.loss", "trainer.step"),
+    *("sweeps.sampler", "sweeps.pruner"),
+)
 PLATEAU: Final = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OFFERS: Final[dict[str, frozenset[str]]] = {
     "model": frozenset({"in_features", "out_features", "in_shape"}),
@@ -25,6 +29,7 @@ _OFFERS: Final[dict[str, frozenset[str]]] = {
     "data.source": frozenset({"path", "version"}),
     "trainer.loss": frozenset({"class_counts"}),
     "metrics": frozenset({"probabilities"}),
+    "sweeps.sampler": frozenset({"seed", "search_space"}),
 }
 """What this package passes to each target if its signature names it."""
 _CALLED_WITH_TWO: Final = ("trainer.loss", "trainer.step", "metrics")
@@ -66,7 +71,7 @@ def recorded(tree: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Experiment
 
 def _targets(tree: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
     """Every well-formed target that an experiment has, by its config path."""
-    for where in ("model", "optimizer", "scheduler", "data.source", "trainer.loss", "trainer.step"):
+    for where in _TARGETS:
         yield from _target_at(_select(tree, where), where)
     for group in ("metrics", "callbacks"):
         nodes = tree.get(group)
@@ -196,6 +201,10 @@ def _check_names(config: ExperimentConfig) -> list[Fault]:
     if config.scheduler is None and config.trainer.scheduler_interval != "auto":
         rule = "there is no scheduler to move: choose one, or leave it at auto"
         faults.append(Fault("trainer.scheduler_interval", rule, config.trainer.scheduler_interval))
+    for name in config.objective.others:
+        if name not in (known := sorted({*measured, NUM_PARAMETERS})):
+            rule = f"no such metric; choose from {', '.join(known)}"
+            faults.append(Fault("objective.others", rule, name, nearest(name, known)))
     for name in sorted(set(config.metrics) & set(METRICS)):
         faults.append(Fault(f"metrics.{name}", "is the name of a built-in metric; choose another"))
     return faults

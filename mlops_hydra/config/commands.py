@@ -17,7 +17,9 @@ class CommandConfig(Composed):
 class RunsConfig(CommandConfig):
     """Which runs are listed, and how."""
 
-    state: Literal["finished", "running", "failed", "killed"] | None = Field(description="null: any")
+    state: Literal["finished", "trained", "pruned", "running", "failed", "killed"] | None = Field(
+        description="null: any"
+    )
     verdict: Literal["passed", "failed", "undecided"] | None = Field(description="null: any")
     overrides: str | None = Field(description="text that the overrides contain, such as model=mlp")
     days: float | None = Field(gt=0, description="how far back; null: all")

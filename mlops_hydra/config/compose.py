@@ -44,6 +44,23 @@ def compose(
 
 def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
     """`compose` for any roots."""
+    cfg, origin, faults = _composed(overrides, roots)
+    return config_of(cfg, origin, faults)
+
+
+def compose_tree(overrides: Sequence[str], roots: Roots) -> tuple[DictConfig, Origin]:
+    """What Hydra makes of it, Hydra's own node among it, unchecked.
+
+    Raises:
+        ConfigError: with every fault that stopped composition.
+    """
+    cfg, origin, faults = _composed(overrides, roots)
+    if faults:
+        raise ConfigError(faults)
+    return cfg, origin
+
+
+def _composed(overrides: Sequence[str], roots: Roots) -> tuple[DictConfig, Origin, list[Fault]]:
     if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
         raise UsageError(Fault("overrides", 'must be a list of texts such as ["model=mlp", "seed=1"]', overrides))
     _check_roots(roots)
@@ -51,14 +68,13 @@ def compose_from(overrides: Sequence[str], roots: Roots) -> ExperimentConfig:
         cfg, faults = _compose_tree([quoted(text) for text in overrides], roots.name)
     if cfg is None:
         raise ConfigError(faults)
-    choices = OmegaConf.select(cfg, "hydra.runtime.choices")
-    return config_of(cfg, origin_of(overrides, choices), faults)
+    return cfg, origin_of(overrides, OmegaConf.select(cfg, "hydra.runtime.choices"), roots), faults
 
 
-def origin_of(overrides: Sequence[str], choices: Mapping[str, Any]) -> Origin:
+def origin_of(overrides: Sequence[str], choices: Mapping[str, Any], roots: Roots = Roots()) -> Origin:  # noqa: B008  frozen
     """Where a config came from, by Hydra's own account of it."""
     own = sorted((str(group), str(option)) for group, option in choices.items() if not str(group).startswith("hydra/"))
-    return Origin(tuple(overrides), tuple(own))
+    return Origin(tuple(overrides), tuple(own), roots)
 
 
 def config_of(cfg: DictConfig, origin: Origin, faults: Sequence[Fault] = ()) -> ExperimentConfig:
@@ -95,7 +111,7 @@ def compose_command(model: type[C], overrides: Sequence[str], roots: Roots) -> C
     command, wrong = validated(model, tree)
     if command is None or (faults := [*faults, *unresolved, *wrong]):
         raise ConfigError([*faults, *wrong] if command is None else faults)
-    command._origin = origin_of(overrides, OmegaConf.select(cfg, "hydra.runtime.choices"))
+    command._origin = origin_of(overrides, OmegaConf.select(cfg, "hydra.runtime.choices"), roots)
     return command
 
 
@@ -141,6 +157,33 @@ def to_yaml(config: ExperimentConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(as_tree(config)), sort_keys=False)
 
 
+def split_swept(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that give one value, and those that give several, or a range of them.
+
+    Raises:
+        ConfigError: one cannot be parsed.
+    """
+    parsed, faults = parse_overrides([quoted(text) for text in overrides])
+    if faults:
+        raise ConfigError(faults)
+    swept = [text for text, override in zip(overrides, parsed, strict=True) if override.is_sweep_override()]
+    return [text for text in overrides if text not in swept], swept
+
+
+def asks_for_study(overrides: Sequence[str], roots: Roots) -> str | None:
+    """The launcher with which a study is asked for; None if it is none, or cannot be composed.
+
+    Args:
+        overrides: without the swept ones.
+    """
+    try:
+        cfg, _ = compose_tree(overrides, roots)
+    except ConfigError:
+        return None
+    launcher = str(OmegaConf.select(cfg, "hydra.runtime.choices")["hydra/launcher"])
+    return None if OmegaConf.select(cfg, "sweeps") is None else launcher
+
+
 def sweep_jobs(overrides: Sequence[str], roots: Roots) -> list[list[str]]:
     """The overrides of each job that Hydra's basic sweeper makes of `overrides`, in its order.
 
@@ -150,7 +193,7 @@ def sweep_jobs(overrides: Sequence[str], roots: Roots) -> list[list[str]]:
         ConfigError: an override cannot be parsed, or the config cannot be composed.
     """
     with _initialized(roots):
-        parsed, faults = _parse([*_sweeper_params(roots), *overrides])
+        parsed, faults = parse_overrides([*_sweeper_params(roots), *overrides])
     if faults:
         raise ConfigError(faults)
     values: dict[str, list[str]] = {}
@@ -207,7 +250,7 @@ def _compose_tree(overrides: list[str], config_name: str) -> tuple[DictConfig | 
         return _compose(overrides, config_name), []
     except Exception as error:
         whole = error
-    parsed, faults = _parse(overrides)
+    parsed, faults = parse_overrides(overrides)
     try:
         cfg = _compose([], config_name)
     except Exception as error:
@@ -239,7 +282,8 @@ def _compose(overrides: list[str], config_name: str) -> DictConfig:
     return hydra.compose(config_name, overrides, return_hydra_config=True)
 
 
-def _parse(overrides: Sequence[str]) -> tuple[list[Any], list[Fault]]:
+def parse_overrides(overrides: Sequence[str]) -> tuple[list[Any], list[Fault]]:
+    """Hydra's objects for them, and a fault for each that is none."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -271,6 +315,29 @@ def _override_fault(override: Any, error: Exception, cfg: DictConfig) -> Fault:
     if not override.is_add() and OmegaConf.select(cfg, key, throw_on_missing=False) is None and key not in known:
         return _unknown_key(key, value, known)
     return Fault(key, _message(error), value)
+
+
+def is_group(key: str, roots: Roots) -> bool:
+    """Whether `key` names a config group rather than a value."""
+    with _initialized(roots):
+        return bool(_group_options(key.partition("@")[0]))
+
+
+def apply_values(overrides: Sequence[Any], cfg: DictConfig, roots: Roots) -> None:
+    """Set what parsed overrides of values say, by the very function that Hydra composes with.
+
+    Raises:
+        ConfigError: a key does not exist, or a value does not fit.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.errors import HydraException
+
+    for override in overrides:
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
+        except (HydraException, OmegaConfBaseException) as error:
+            with _initialized(roots):
+                raise ConfigError(_override_fault(override, error, cfg)) from error
 
 
 def _group_options(key: str) -> list[str]:
@@ -321,6 +388,17 @@ def _plain(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
 
     What has no value yet is left out.
     """
+    try:  # a third of the time, where nothing is amiss
+        whole = {
+            str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(cfg[key])
+            else cfg[key]
+            for key in cfg
+            if key != "hydra"
+        }
+        return whole, []
+    except (OmegaConfBaseException, ValueError):
+        pass
     faults: list[Fault] = []
     tree = {str(key): _resolve(cfg, key, str(key), faults) for key in cfg if key != "hydra"}
     return {key: value for key, value in tree.items() if value is not _NO_VALUE}, faults

@@ -40,6 +40,9 @@ METRICS: Final[dict[str, MetricInfo]] = {
 COSTS: Final = ("latency_p50_ms", "latency_p95_ms")
 """Measured on the predictor rather than on a split; lower is better."""
 
+NUM_PARAMETERS: Final = "num_parameters"
+"""Trainable numbers in a model: what a sweep may weigh against the objective."""
+
 _DEFAULT: Final[dict[Task, str]] = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}
 
 

@@ -4,8 +4,9 @@ Values live in YAML (`conf/`); here are their types, bounds and units. A field d
 change the result, so it is left out of the fingerprint; every other field is part of it.
 """
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from mlops_hydra.config.frozen import FrozenMap, Target, freeze, thaw
+from mlops_hydra.config.roots import Roots
 
 Task = Literal["binary", "multiclass", "regression"]
 Kind = Literal["numeric", "boolean", "categorical", "date"]
@@ -88,6 +90,10 @@ class ObjectiveConfig(Section):
 
     metric: str | None = Field(description="on validation; null: log_loss, or rmse for regression")
     direction: Direction | None = Field(description="null: known from the metric")
+    others: tuple[str, ...] = neutral(
+        "what a sweep looks at besides: metrics on validation, or num_parameters",
+        default=(),  # records of earlier versions have none
+    )
 
 
 class SplitConfig(Section):
@@ -243,12 +249,65 @@ class TrackingConfig(Section):
     timeout_seconds: float = neutral("longest wait for the tracking server at the end of a run", gt=0)
 
 
+def _as_space(value: object) -> object:
+    """Values of a space as text: YAML reads `model: 3` as a number, and nests what has dots."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        nested = _as_space(inner) if isinstance(inner, dict) else {"": inner}
+        flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in nested.items()}  # type: ignore[attr-defined]
+    return {key: _as_grammar(leaf) for key, leaf in flat.items()}
+
+
+def _as_grammar(value: object) -> object:
+    """A value as Hydra's grammar writes it; a list in YAML is a choice."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return ",".join(str(_as_grammar(inner)) for inner in value)
+    return str(value) if isinstance(value, int | float) else value
+
+
+Space = Annotated[dict[str, str], BeforeValidator(_as_space)]
+
+
+class ConfirmConfig(Section):
+    """Whether the best of a study are run again over new seeds before one of them is the winner."""
+
+    top_k: int = Field(ge=0, le=100, description="how many; 0: the best value wins")
+    seeds: int = Field(ge=2, le=100, description="runs of each, with the seeds that follow the experiment's")
+
+
+class SweepsConfig(Section):
+    """How a study searches: what is tried, how it is chosen, how many trials, and what may go wrong."""
+
+    n_trials: int = Field(ge=1, description="trials in all, those of earlier commands counted")
+    params: Space = Field(description="config path or group: values in Hydra's override grammar")
+    sampler: AnyTarget = Field(description="an Optuna sampler; its seed comes from the experiment's")
+    pruner: AnyTarget | None = Field(description="an Optuna pruner; null: every trial is trained to its end")
+    storage: str | None = Field(description="sqlite:///FILE, postgresql://... or journal:///FILE; null: in output_dir")
+    study_name: str | None = Field(min_length=1, max_length=100, description="null: named by what it is of")
+    workers: int = Field(ge=1, le=256, description="trials at a time")
+    max_failure_rate: float = Field(ge=0, le=1, description="share of n_trials that may fail before the study stops")
+    custom_search_space: str | None = Field(description="dotted path of (cfg, trial) -> None that suggests more")
+    keep_checkpoints: bool = Field(description="of trials that came to their end")
+    confirm: ConfirmConfig
+
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> Self:
+        if self.study_name is not None and not re.fullmatch(r"[\w][\w.-]*", self.study_name):
+            raise ValueError(f"study_name names a folder: letters, digits, '.', '_' and '-', got {self.study_name!r}")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a composed config came from: the overrides as typed, and the option chosen in each group."""
+    """Where a composed config came from: the overrides as typed, the option chosen in each group, where YAML was."""
 
     overrides: tuple[str, ...] = ()
     choices: tuple[tuple[str, str], ...] = ()
+    roots: Roots = field(default_factory=Roots)
 
 
 class Composed(Section):
@@ -279,7 +338,7 @@ class ExperimentConfig(Composed):
     )
     callbacks: dict[str, AnyTarget] = Field(description="name: observer of the training")
     gates: dict[str, GateConfig] = neutral("name: what the result must reach")
-    sweeps: None = neutral("how a study searches; null: one run")
+    sweeps: SweepsConfig | None = neutral("how a study searches; null: one run")
     reuse: Literal["auto", "config", "never"] = neutral("when a finished run stands for this one")
     on_busy: Literal["exit", "wait"] = neutral("what to do while another process trains the same")
     tracking: TrackingConfig = neutral("where runs are recorded")

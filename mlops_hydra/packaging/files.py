@@ -1,5 +1,6 @@
 """The files that a run leaves in its folder: weights, schema, predictions, verdicts, the composed config."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlops_hydra.atomic import write_json_atomic
+from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
 from mlops_hydra.errors import ConfigError, Fault, TrackingError
 from mlops_hydra.evaluation.evaluate import Predicted
@@ -48,6 +49,22 @@ def write_weights(folder: Path, graph: nn.Module) -> Path:
     except SafetensorError as error:  # its only word for what the disk refuses
         raise TrackingError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
     return folder / WEIGHTS
+
+
+def load_weights(graph: nn.Module, folder: Path) -> None:
+    """The inverse of `write_weights`, into a graph of the same config and data.
+
+    Raises:
+        TrackingError: the file is missing, damaged or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(graph, folder / WEIGHTS)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise TrackingError(f"{folder / WEIGHTS} is missing or damaged ({reason}); reuse=never trains again") from error
 
 
 def start_from_weights(network: nn.Module, features: nn.Module | None, folder: Path) -> None:
@@ -100,6 +117,19 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
     """What each epoch measured."""
     write_json_atomic(folder / HISTORY, {"epochs": [dict(entry) for entry in history]})
     return folder / HISTORY
+
+
+def read_history(folder: Path) -> tuple[dict[str, float], ...]:
+    """The inverse of `write_history`; what was not finite is NaN.
+
+    Raises:
+        TrackingError: the file is missing or damaged.
+    """
+    try:
+        epochs = (read_json(folder / HISTORY) or {})["epochs"]
+        return tuple({name: math.nan if v is None else v for name, v in entry.items()} for entry in epochs)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TrackingError(f"{folder / HISTORY} is missing or damaged; reuse=never trains again") from error
 
 
 def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> Path:

@@ -47,17 +47,23 @@ class Claim:
 
 
 @contextmanager
-def claimed(config: ExperimentConfig, lineage: Lineage) -> Iterator[Claim]:
+def claimed(
+    config: ExperimentConfig, lineage: Lineage, *, for_trial: bool = False, elsewhere: Elsewhere | None = None
+) -> Iterator[Claim]:
     """Decide, and hold the folder of the run for the time of the block.
+
+    Args:
+        for_trial: see `decision.choose`.
+        elsewhere: what MLflow has, if that is known already.
 
     Raises:
         BusyError: another process trains the same, and `on_busy=exit`.
         TrackingError: `output_dir` cannot be written to.
     """
-    elsewhere, told = ask_mlflow(config), False
+    elsewhere, told = elsewhere or ask_mlflow(config), False
     reaped: tuple[RecordedRun, ...] = ()
     while True:
-        claim, lease = _take(config, lineage, elsewhere)
+        claim, lease = _take(config, lineage, elsewhere, for_trial=for_trial)
         decision, reaped = claim.decision, reaped + claim.reaped
         if decision.action != "busy":
             break
@@ -88,10 +94,12 @@ def claimed_anew(config: ExperimentConfig, lineage: Lineage) -> Iterator[Claim]:
         lease.release()
 
 
-def _take(config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere) -> tuple[Claim, Lease | None]:
+def _take(
+    config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere, *, for_trial: bool
+) -> tuple[Claim, Lease | None]:
     """What was decided, and for training the lease of the folder."""
     with locked(config.output_dir):
-        decision = with_folders(config, lineage, elsewhere)
+        decision = with_folders(config, lineage, elsewhere, for_trial=for_trial)
         resumed = decision.run.folder if decision.run is not None and decision.action == "resume" else None
         here = local_runs(config.output_dir, config.fingerprint)
         dead = [run for run in here if run.state != "running" and run.folder != resumed]

@@ -40,7 +40,7 @@ class Elsewhere:
 
 
 def decide(config: ExperimentConfig, lineage: Lineage) -> Decision:
-    """The decision as things are now."""
+    """The decision for a run, as things are now."""
     return with_folders(config, lineage, ask_mlflow(config))
 
 
@@ -56,32 +56,38 @@ def ask_mlflow(config: ExperimentConfig) -> Elsewhere:
     return Elsewhere(tuple(found))
 
 
-def with_folders(config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere) -> Decision:
+def with_folders(
+    config: ExperimentConfig, lineage: Lineage, elsewhere: Elsewhere, *, for_trial: bool = False
+) -> Decision:
     """The decision from the folders as they are now and from what MLflow said."""
     here = starting_runs(config.output_dir, config.fingerprint, lineage)  # first: else one that begins now is missed
     here += local_runs(config.output_dir, config.fingerprint)
     known = {run.run_id for run in here}
     runs = [*here, *(run for run in elsewhere.runs if run.run_id not in known)]
     ours = [run for run in runs if run.name == config.name and not run.is_script]
-    decision = choose(ours, lineage, config.reuse, config.fingerprint)
+    decision = choose(ours, lineage, config.reuse, config.fingerprint, for_trial=for_trial)
     if elsewhere.unknown:
         return Decision(decision.action, f"{decision.reason} ({elsewhere.unknown})", decision.run)
     return decision
 
 
-def choose(runs: Sequence[RecordedRun], lineage: Lineage, reuse: Reuse, fingerprint: str) -> Decision:
+def choose(
+    runs: Sequence[RecordedRun], lineage: Lineage, reuse: Reuse, fingerprint: str, *, for_trial: bool = False
+) -> Decision:
     """The decision table.
 
     Args:
         runs: all of one fingerprint.
         lineage: what is asked for now.
+        for_trial: a training that ended, or was pruned, is enough; a run goes on where it stands.
     """
     if reuse == "never":
         return Decision("new", "New run: reuse=never")
     same = [run for run in runs if run.lineage == lineage]
     other = _newest([run for run in runs if run.lineage != lineage], "finished")
+    enough = (_newest(same, "trained") or _newest(same, "pruned")) if for_trial else None
     return (
-        _take_finished(_newest(same, "finished"), other if reuse == "config" else None, lineage)
+        _take_finished(_newest(same, "finished") or enough, other if reuse == "config" else None, lineage)
         or _leave_or_go_on([run for run in same if run.folder is not None])
         or Decision("new", _why_new(other, _newest(same, "running", "failed", "killed"), lineage, fingerprint))
     )
@@ -102,7 +108,7 @@ def _leave_or_go_on(here: Sequence[RecordedRun]) -> Decision | None:
     if busy is not None:
         since = f", begun {ago(time.time() - busy.owner.since)}" if busy.owner else ""
         return Decision("busy", f"Run {busy.label} is being trained by {busy.owner}{since}", busy)
-    unfinished = _newest(here, "failed", "killed")
+    unfinished = _newest(here, "trained") or _newest(here, "failed", "killed", "pruned")
     if unfinished is not None:
         reason = f"Resumed run {unfinished.label} ({_when(unfinished)}) {_from_where(unfinished)}"
         return Decision("resume", reason, unfinished)
@@ -129,6 +135,8 @@ def _when(run: RecordedRun) -> str:
 
 
 def _from_where(run: RecordedRun) -> str:
+    if run.state == "trained":
+        return "by a trial of a sweep: nothing is left to train"
     manifest = newest_manifest(run.folder) if run.folder else None
     return f"from epoch {manifest.epoch}, step {manifest.step}" if manifest else "from the start: it has no checkpoint"
 

@@ -222,7 +222,10 @@ class Delivery:
         finally:
             self._creating_store = False
         location = artifact_location(self._uri, self._output_dir)
-        sender = Sender(open_client(self._uri), self._folder, artifact_location=location)
+        return self._adopted(Sender(open_client(self._uri), self._folder, artifact_location=location))
+
+    def _adopted(self, sender: Sender) -> Sender:
+        """A sender that goes on with the run of an earlier delivery, if MLflow still has it."""
         if not sender.adopt(self._delivered.run_id) and self._delivered.offset:  # the run, or the store, was deleted
             self._pending, self._offset = [], 0
             self._read()

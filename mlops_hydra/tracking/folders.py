@@ -14,6 +14,8 @@ from mlops_hydra.errors import TrackingError
 
 RUNS: Final = "runs"
 RESULT: Final = "result.json"
+TRIAL: Final = "trial.json"
+"""What a sweep left of a training: it ended, or was pruned, and nothing was judged."""
 
 
 def create_run_folder(output_dir: str | Path, fingerprint: str, lineage_digest: str) -> Path:

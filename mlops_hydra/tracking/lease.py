@@ -82,10 +82,11 @@ def live_owner(folder: Path) -> Owner | None:
         touched = path.stat().st_mtime
     except (TypeError, OSError):
         return None
-    return owner if owner is not None and _lives(owner, touched) else None
+    return owner if owner is not None and lives(owner, touched) else None
 
 
-def _lives(owner: Owner, touched: float) -> bool:
+def lives(owner: Owner, touched: float) -> bool:
+    """Whether the process is there: known of one on this machine, and of one elsewhere by its last sign of life."""
     is_fresh = time.time() - touched < DEAD_SECONDS
     if owner.host == socket.gethostname() and owner.boot == _boot():
         return _started(owner.pid) == owner.started and (owner.started != "" or is_fresh)

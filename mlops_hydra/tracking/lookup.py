@@ -54,6 +54,20 @@ def run_in_mlflow(uri: str, run_id: str, *, timeout_seconds: float) -> RecordedR
     return found[0] if found else None
 
 
+def fingerprints_in(uri: str) -> frozenset[str] | None:
+    """All fingerprints that a SQLite store has; None where only MLflow itself can say."""
+    path = sqlite_path(uri)
+    if path is None:
+        return None
+    if not _has_content(path):
+        return frozenset()
+    try:
+        rows = _select(path, "SELECT DISTINCT value FROM tags WHERE key = ?", ("fingerprint",))
+    except sqlite3.Error:
+        return None
+    return frozenset(value for (value,) in rows)
+
+
 def _has_content(path: Path) -> bool:
     """False also for an empty file, which MLflow would fill with its tables when asked."""
     return path.exists() and path.stat().st_size > 0
@@ -68,13 +82,17 @@ def _may_have(uri: str, tag: Tag, digest: str) -> bool:
         return False
     query = "SELECT 1 FROM tags WHERE key = ? AND value = ? LIMIT 1"
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5)
-        try:
-            return connection.execute(query, (tag, digest)).fetchone() is not None
-        finally:
-            connection.close()
+        return bool(_select(path, query, (tag, digest)))
     except sqlite3.Error:
         return True
+
+
+def _select(path: Path, query: str, values: tuple[str, ...]) -> list[tuple[str, ...]]:
+    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5)
+    try:
+        return connection.execute(query, values).fetchall()
+    finally:
+        connection.close()
 
 
 def _search(client: "MlflowClient", query: str) -> list[RecordedRun]:

@@ -11,12 +11,13 @@ from typing import Any, Final, Literal
 from mlops_hydra.atomic import read_json
 from mlops_hydra.errors import EXIT_CODES
 from mlops_hydra.tracking.delivery import delivered_to
-from mlops_hydra.tracking.folders import RESULT, run_folders
+from mlops_hydra.tracking.folders import RESULT, TRIAL, run_folders
 from mlops_hydra.tracking.lease import Owner, live_owner
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.spool import SPOOL, Record, Spool, ending, first_record
 
-State = Literal["finished", "running", "failed", "killed"]
+State = Literal["finished", "trained", "pruned", "running", "failed", "killed"]
+"""`trained`: by a trial of a sweep, to the end, and not judged; `pruned`: stopped by one on the way."""
 _VERDICTS: Final = tuple(EXIT_CODES)
 _NEEDED: Final = ("fingerprint", "lineage", "metrics", "gates", "verdict", "objective", "best_epoch", "num_epochs")
 
@@ -26,7 +27,8 @@ class RecordedRun:
     """A run of the past, or one of another process now.
 
     `time` (seconds since 1970) is that of its end, or of its last sign of life; `folder` is None where only MLflow has
-    the run; `owner` is who trains it now; `result` is what `result.json` holds, if it is finished.
+    the run; `owner` is who trains it now; `result` is what `result.json` holds, if it is finished, `trial` what
+    `trial.json` does, if a sweep trained it.
     """
 
     fingerprint: str
@@ -40,6 +42,7 @@ class RecordedRun:
     run_id: str | None = None
     owner: Owner | None = None
     result: dict[str, Any] | None = None
+    trial: dict[str, Any] | None = None
     family: str = ""
     is_ended: bool = True
     """Whether its record says how it ended; that of a process that was killed does not."""
@@ -86,13 +89,13 @@ def read_run(folder: Path) -> RecordedRun | None:
         return None
     tags = start["tags"]
     lineage = Lineage(*(tags.get(f"lineage.{part}", "") for part in ("config", "data", "code")))
-    owner, result = live_owner(folder), read_result(folder)
+    owner, result, trial = live_owner(folder), read_result(folder), read_trial(folder)
     end = ending(folder / SPOOL)
     return RecordedRun(
         fingerprint=tags.get("fingerprint", folder.parent.name),
         lineage=lineage,
         name=start["experiment"],
-        state=_state(owner, result, end, is_script=bool(start.get("script"))),
+        state=_state(owner, result, trial, end, is_script=bool(start.get("script"))),
         began=start["time"] / 1000,
         time=end["time"] / 1000 if end and owner is None else _last_change(folder),
         overrides=start.get("description", ""),
@@ -100,6 +103,7 @@ def read_run(folder: Path) -> RecordedRun | None:
         run_id=delivered_to(folder).run_id,
         owner=owner,
         result=result,
+        trial=trial,
         family=tags.get("family", ""),
         is_ended=end is not None,
         is_script=bool(start.get("script")),
@@ -113,10 +117,25 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result if is_ours else None
 
 
-def _state(owner: Owner | None, result: dict[str, Any] | None, end: Record | None, *, is_script: bool) -> State:
+def read_trial(folder: Path) -> dict[str, Any] | None:
+    """`trial.json` of a run that a sweep trained to the end or pruned; None for anything else."""
+    trial = read_json(folder / TRIAL)
+    return trial if trial is not None and trial.get("state") in ("trained", "pruned") else None
+
+
+def _state(
+    owner: Owner | None,
+    result: dict[str, Any] | None,
+    trial: dict[str, Any] | None,
+    end: Record | None,
+    *,
+    is_script: bool,
+) -> State:
     """A run of ours is finished when its result is there, one of a script when it says so."""
     if owner is not None:
         return "running"
+    if result is None and trial is not None:
+        return "trained" if trial["state"] == "trained" else "pruned"
     status = end["status"] if end is not None else "KILLED"
     if result is not None or (is_script and status == "FINISHED"):
         return "finished"
@@ -128,7 +147,7 @@ def _last_change(folder: Path) -> float:
 
 
 def reap(run: RecordedRun) -> bool:
-    """Write the end that a dead process could not write: FINISHED if its result is there, else KILLED.
+    """Write the end that a dead process could not write: FINISHED if what it was for is there, else KILLED.
 
     The caller holds the lock of `claim.py` and has seen that nobody trains it. False if it has ended after all.
     """
@@ -137,7 +156,8 @@ def reap(run: RecordedRun) -> bool:
     spool = Spool(run.folder / SPOOL)
     if run.result is not None:
         spool.append("artifact", path=RESULT, to="")
-    spool.append("end", status="KILLED" if run.result is None else "FINISHED", time=int(run.time * 1000))
+    is_done = run.result is not None or run.state == "trained"
+    spool.append("end", status="FINISHED" if is_done else "KILLED", time=int(run.time * 1000))
     spool.close()
     return True
 

@@ -26,6 +26,7 @@ from mlops_hydra.tracking.delivery import Delivery
 from mlops_hydra.tracking.environment import environment
 from mlops_hydra.tracking.git import GitState, git_state
 from mlops_hydra.tracking.lineage import Lineage, identify
+from mlops_hydra.tracking.post import PostedDelivery, Shared
 from mlops_hydra.tracking.spool import SPOOL, Spool, first_record, has_params, now_ms, recorded_metrics
 from mlops_hydra.tracking.store import anchored, redacted, tracking_uri
 
@@ -48,6 +49,9 @@ class Run:
         delivery: Delivery,
         already: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
+        self.status = "FINISHED"
+        """As which the run ends if nothing goes wrong; KILLED for a trial that was pruned."""
+        self.is_trial = isinstance(delivery, PostedDelivery)
         self.folder = folder
         self.fingerprint = fingerprint
         self.lineage = lineage
@@ -124,7 +128,11 @@ class Run:
 
 @contextmanager
 def tracked_experiment(
-    config: ExperimentConfig, lineage: Lineage | None = None, *, claim: Claim | None = None
+    config: ExperimentConfig,
+    lineage: Lineage | None = None,
+    *,
+    claim: Claim | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[Run]:
     """Record what happens inside as one run: FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM, exit).
 
@@ -134,6 +142,7 @@ def tracked_experiment(
     Args:
         lineage: if it is known already; else data and code are read to find it.
         claim: a folder that is held already, perhaps with a record that goes on; else a new one is made.
+        shared: of the study that it is a trial of; its record is then sent by the way, and nothing waits for MLflow.
 
     Raises:
         TrackingError: `output_dir` cannot be written to; nothing inside has run then.
@@ -144,10 +153,10 @@ def tracked_experiment(
     status, error = "KILLED", None
     held = nullcontext(claim) if claim is not None else claimed_anew(config, lineage)
     with _sigterm_unwinds(), held as place:
-        run = _begin(config, lineage, anchored(uri), place)
+        run = _begin(config, lineage, anchored(uri), place, shared)
         try:
             yield run
-            status = "FINISHED"
+            status = run.status
         except Exception as raised:
             status, error = "FAILED", raised
             raise
@@ -155,25 +164,19 @@ def tracked_experiment(
             _end(run, status, error)
 
 
-def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim) -> Run:
+def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim, shared: Shared | None) -> Run:
     assert claim.folder is not None, "what is only taken is not recorded again"
     folder = claim.folder.absolute()
     already = recorded_metrics(folder / SPOOL) if claim.resumed else frozenset()
     spool = Spool(folder / SPOOL)
-    output_dir = Path(config.output_dir).absolute()
-    delivery = Delivery(
-        folder,
-        uri=uri,
-        output_dir=output_dir,
-        timeout_seconds=config.tracking.timeout_seconds,
-        others=[reaped.folder for reaped in claim.reaped if reaped.folder is not None],
-    )
+    others = [reaped.folder for reaped in claim.reaped if reaped.folder is not None]
+    delivery = shared.post.open(folder, others) if shared else _own_delivery(config, folder, uri, others)
     run = Run(folder, fingerprint=config.fingerprint, lineage=lineage, spool=spool, delivery=delivery, already=already)
     try:
         if claim.resumed:
             spool.append("resume", time=now_ms())
         if not claim.resumed or not has_params(folder / SPOOL):
-            _record_origin(run, config, started=claim.resumed, is_script=claim.is_script)
+            _record_origin(run, config, claim, shared)
     except BaseException:
         spool.close()
         raise
@@ -181,10 +184,20 @@ def _begin(config: ExperimentConfig, lineage: Lineage, uri: str, claim: Claim) -
     return run
 
 
-def _record_origin(run: Run, config: ExperimentConfig, *, started: bool, is_script: bool) -> None:
+def _own_delivery(config: ExperimentConfig, folder: Path, uri: str, others: list[Path]) -> Delivery:
+    return Delivery(
+        folder,
+        uri=uri,
+        output_dir=Path(config.output_dir).absolute(),
+        timeout_seconds=config.tracking.timeout_seconds,
+        others=others,
+    )
+
+
+def _record_origin(run: Run, config: ExperimentConfig, claim: Claim, shared: Shared | None) -> None:
     """What the run is of. The params come last: where they are, an earlier process has come to the end of this."""
-    git = git_state(Path.cwd())
-    if not started:
+    git = shared.git if shared else git_state(Path.cwd())
+    if not claim.resumed:
         run._spool.append(
             "start",
             id=uuid.uuid4().hex,
@@ -193,9 +206,10 @@ def _record_origin(run: Run, config: ExperimentConfig, *, started: bool, is_scri
             time=now_ms(),
             tags=_tags(config, run.lineage, git),
             description=redacted(shlex.join(config.origin.overrides)),
-            script=is_script,
+            script=claim.is_script,
+            **({"parent": shared.parent} if shared else {}),
         )
-    if git.patch is not None:
+    if git.patch is not None and shared is None:  # a study records it once
         _write_patch(run.folder / PATCH, git.patch)
         run.log_artifact(run.folder / PATCH)
     run._spool.append("params", values={name: _text(value) for name, value in flatten(identity(config)).items()})
@@ -230,7 +244,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _write_end(run: Run, status: str, error: Exception | None) -> None:
     try:
-        if status != "FINISHED" or not (run.folder / ENVIRONMENT).exists():
+        is_recorded = run.is_trial or (run.folder / ENVIRONMENT).exists()
+        if (status != "FINISHED" and not run.is_trial) or not is_recorded:
             run.log_environment()
         if error is not None:
             run.set_tags({"error": f"{type(error).__name__}: {error}"})

@@ -6,7 +6,7 @@ Does not decide when to send or whether to try again; see `delivery.py`.
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,13 +23,28 @@ MAX_PARAM_LENGTH: Final = 6000
 MAX_TAG_LENGTH: Final = 8000
 MAX_NAME_LENGTH: Final = 250
 SPOOL_TAG: Final = "mlops_hydra.spool"
+PARENT_TAG: Final = "mlflow.parentRunId"
+_BATCHED: Final = frozenset({"params", "tags", "metrics"})
 _TRY_AGAIN: Final = frozenset({401, 403, 408, 429})  # an expired token, too, is the moment's fault
 
 
 class Sender:
-    """Sends the records of one run; `run_id` is None until MLflow has made the run."""
+    """Sends the records of one run; `run_id` is None until MLflow has made the run.
 
-    def __init__(self, client: "MlflowClient", folder: Path, *, artifact_location: str | None) -> None:
+    Args:
+        ids: of experiments and of parent runs, as far as they are known; added to.
+        is_new: nobody has sent anything of this run before.
+    """
+
+    def __init__(
+        self,
+        client: "MlflowClient",
+        folder: Path,
+        *,
+        artifact_location: str | None,
+        ids: dict[str, str] | None = None,
+        is_new: bool = False,
+    ) -> None:
         self.run_id: str | None = None
         self.refused: list[str] = []
         """What MLflow will never take, in its own words."""
@@ -37,6 +52,8 @@ class Sender:
         self._folder = folder
         self._artifact_location = artifact_location
         self._known: frozenset[tuple[str, int]] = frozenset()
+        self._ids = ids if ids is not None else {}
+        self._is_new = is_new
 
     def adopt(self, run_id: str | None) -> bool:
         """Go on with this run of an earlier process; False if MLflow has it no more."""
@@ -66,37 +83,61 @@ class Sender:
             except MlflowException as error:
                 if self.run_id is None or not _is_refusal(error):
                     raise
-                self.refused.append(str(error.message).partition("\n")[0])
+                if len(group) > 1:
+                    self._send_singly(group)
+                else:
+                    self.refused.append(_first_line(error))
             del pending[: len(group)]
 
+    def _send_singly(self, group: Sequence[Record]) -> None:
+        """What was refused together: only the record that is to blame is left out."""
+        from mlflow.exceptions import MlflowException
+
+        for record in group:
+            try:
+                self._send_group([record])
+            except MlflowException as error:
+                if not _is_refusal(error):
+                    raise
+                self.refused.append(_first_line(error))
+
     def _send_group(self, group: Sequence[Record]) -> None:
-        """One record, or several of metrics in a row."""
+        """One record, or several in a row that make one call."""
         record = group[0]
         if record["kind"] == "start":
             self.run_id = self._start(record)
             return
         assert self.run_id is not None, "the first record of a spool is its start"
+        if record["kind"] in _BATCHED:
+            self._batch(self.run_id, group)
+            return
         handlers: Mapping[str, Callable[[str, Record], None]] = {
-            "params": self._params,
-            "tags": self._tags,
             "artifact": self._artifact,
             "end": self._end,
             "resume": self._resume,
         }
-        if record["kind"] == "metrics":
-            self._metrics(self.run_id, group)
-        else:
-            handlers[record["kind"]](self.run_id, record)
+        handlers[record["kind"]](self.run_id, record)
 
     def _start(self, record: Record) -> str:
         experiment_id = self._experiment_id(record["experiment"])
-        if made := self._find_run(experiment_id, record["id"]):
+        if not self._is_new and (made := self._find_run(experiment_id, record["id"])):
             self._known = self._points_of(made)
             return made
+        self._is_new = False  # the answer to what follows may be lost
         note = {"mlflow.note.content": record["description"]} if record["description"] else {}
-        tags = _legal({**record["tags"], **note, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
+        parent = self._parent(experiment_id, record)
+        tags = _legal({**record["tags"], **note, **parent, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
         run = self._client.create_run(experiment_id, record["time"], tags, run_name=record["run_name"])
         return str(run.info.run_id)
+
+    def _parent(self, experiment_id: str, record: Record) -> dict[str, str]:
+        """The tag that puts the run below the one of its study, which MLflow may not have yet."""
+        name = record.get("parent")
+        if name is None:
+            return {}
+        if name not in self._ids and (run_id := self._find_run(experiment_id, name)):
+            self._ids[name] = run_id
+        return {PARENT_TAG: self._ids[name]} if name in self._ids else {}
 
     def _find_run(self, experiment_id: str, spool_id: str) -> str | None:
         """The run of an earlier call whose answer was lost, or of an earlier process."""
@@ -111,6 +152,12 @@ class Sender:
         )
 
     def _experiment_id(self, name: str) -> str:
+        key = f"experiment {name}"
+        if key not in self._ids:
+            self._ids[key] = self._ask_experiment_id(name)
+        return self._ids[key]
+
+    def _ask_experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
@@ -123,31 +170,22 @@ class Sender:
                     raise
         return str(found.experiment_id)
 
-    def _metrics(self, run_id: str, records: Sequence[Record]) -> None:
-        from mlflow.entities import Metric
+    def _batch(self, run_id: str, records: Sequence[Record]) -> None:
+        """Params, tags and metrics: as few calls as MLflow's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
 
         points = [
             Metric(_legal_name(name), float(value), record["time"], record["step"])
             for record in records
+            if record["kind"] == "metrics"
             for name, value in record["values"].items()
             if (_legal_name(name), record["step"]) not in self._known
         ]
-        for chunk in _chunks(points, MAX_METRICS):
-            self._client.log_batch(run_id, metrics=chunk, synchronous=True)
-
-    def _params(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, value) for name, value in _legal(record["values"], MAX_PARAM_LENGTH).items()]
-        for chunk in _chunks(params, MAX_PARAMS):
-            self._client.log_batch(run_id, params=chunk, synchronous=True)
-
-    def _tags(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(name, value) for name, value in _legal(record["values"], MAX_TAG_LENGTH).items()]
-        for chunk in _chunks(tags, MAX_PARAMS):
-            self._client.log_batch(run_id, tags=chunk, synchronous=True)
+        params = [Param(name, value) for name, value in _merged(records, "params", MAX_PARAM_LENGTH).items()]
+        tags = [RunTag(name, value) for name, value in _merged(records, "tags", MAX_TAG_LENGTH).items()]
+        chunks = (_chunks(points, MAX_METRICS - 2 * MAX_PARAMS), _chunks(params, MAX_PARAMS), _chunks(tags, MAX_PARAMS))
+        for metrics, some_params, some_tags in zip_longest(*chunks, fillvalue=()):
+            self._client.log_batch(run_id, metrics=metrics, params=some_params, tags=some_tags, synchronous=True)
 
     def _artifact(self, run_id: str, record: Record) -> None:
         path = self._folder / record["path"]
@@ -166,16 +204,30 @@ class Sender:
 
 
 def _group(pending: Sequence[Record]) -> Sequence[Record]:
-    """The records at the front that make one call: a row of metrics, up to one batch, or a single other record."""
-    count, points = 0, 0
+    """The records at the front that make one call: those of params, tags and metrics in a row, or a single other."""
+    count, values, has_params = 0, 0, False
     for record in pending:
-        points += len(record["values"]) if record["kind"] == "metrics" else 0
-        if count and (record["kind"] != "metrics" or points > MAX_METRICS):
+        is_batched = record["kind"] in _BATCHED and (record["kind"] != "params" or not has_params)
+        has_params = has_params or record["kind"] == "params"  # a second value is refused, not merged
+        values += len(record["values"]) if is_batched else 0
+        if count and (not is_batched or values > MAX_METRICS):
             break
         count += 1
-        if record["kind"] != "metrics":
+        if record["kind"] not in _BATCHED:
             break
     return pending[:count]
+
+
+def _merged(records: Sequence[Record], kind: str, limit: int) -> dict[str, str]:
+    """Names and texts of all records of a kind; a later value replaces an earlier one."""
+    merged: dict[str, str] = {}
+    for record in records:
+        merged |= _legal(record["values"], limit) if record["kind"] == kind else {}
+    return merged
+
+
+def _first_line(error: Any) -> str:
+    return str(error.message).partition("\n")[0]
 
 
 def _is_refusal(error: Any) -> bool:

@@ -5,7 +5,7 @@ again: times and steps are fixed when a line is written, which makes sending twi
 
 One JSON object a line, `kind` first; `time` in milliseconds since 1970:
 
-    {"kind": "start", "id", "experiment", "run_name", "time", "tags", "description", "script"}
+    {"kind": "start", "id", "experiment", "run_name", "time", "tags", "description", "script", "parent": id or null}
     {"kind": "params", "values": {name: text}}
     {"kind": "metrics", "step", "time", "values": {name: number, or "nan", "inf", "-inf"}}
     {"kind": "tags", "values": {name: text}}

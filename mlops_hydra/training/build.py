@@ -6,7 +6,7 @@ optimizers `params`; schedulers `optimizer` and `total_steps`; losses `class_cou
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.targets import as_function, build, names_parameter, parameters_of, resolve
 from mlops_hydra.data.encoding import encode
 from mlops_hydra.data.features import FeatureTransform
-from mlops_hydra.data.splits import Splits, Table
+from mlops_hydra.data.splits import SPLITS, Splits, Table
 from mlops_hydra.errors import ConfigError, Fault
 from mlops_hydra.training.batches import Batches, LoaderBatches, TensorBatches, as_targets
 from mlops_hydra.training.loop import Learner
@@ -58,8 +58,36 @@ class Embedded(nn.Module):
         return outputs
 
 
-def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objective, device: torch.device) -> Workbench:
+@dataclass(slots=True)
+class Prepared:
+    """What is made of a table's splits before anything is learnt, kept from one trial for the next.
+
+    Never with embeddings: they are learnt, and drawing them is part of what the seed decides.
+    """
+
+    _of: tuple[object, ...] = ()
+    features: FeatureTransform | None = None
+    inputs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def is_of(self, *what: object) -> bool:
+        """Whether it holds just that; else it is emptied for it."""
+        if len(what) == len(self._of) and all(a is b or a == b for a, b in zip(what, self._of, strict=True)):
+            return True
+        self._of, self.features, self.inputs = what, None, {}
+        return False
+
+
+def build_workbench(
+    config: ExperimentConfig,
+    splits: Splits,
+    objective: Objective,
+    device: torch.device,
+    prepared: Prepared | None = None,
+) -> Workbench:
     """Build everything on `device`.
+
+    Args:
+        prepared: of an earlier trial; it is used where it fits, and filled.
 
     Raises:
         ConfigError: a constructor refuses its arguments, or the pieces do not fit together.
@@ -68,13 +96,18 @@ def build_workbench(config: ExperimentConfig, splits: Splits, objective: Objecti
     is_table = isinstance(splits.train, Table)
     regression = splits.task == "regression"
     scale = TargetScale.fit(train_targets) if regression and is_table and train_targets is not None else TargetScale()
-    features = _fit_features(config, splits)
+    prepared = prepared or Prepared()
+    shape_matters = names_parameter(config.model, "in_shape")
+    if not prepared.is_of(splits.train, config.data.encoding, shape_matters, device) or prepared.features is None:
+        prepared.features = _fit_features(config, splits)
+    features = prepared.features
     network = _build_model(config.model, splits, features).to(device)
     model = network
     if features is not None and features.has_embeddings:
         features.embeddings.to(device)  # the rest stays on the CPU: it is used once, in float64, which MPS lacks
         model = Embedded(features, network)
-    batches = {name: _batches(config, splits, name, features, scale, device) for name in ("train", "val", "test")}
+        prepared.features = None
+    batches = {name: _batches(config, splits, name, prepared, features, scale, device) for name in SPLITS}
     loss = _build_loss(config, splits).to(device)
     probe(model, loss, batches["val"], _out_features(splits), config)
     optimizer = build_optimizer(config.optimizer, model, device)
@@ -141,6 +174,7 @@ def _batches(
     config: ExperimentConfig,
     splits: Splits,
     name: str,
+    prepared: Prepared,
     features: FeatureTransform | None,
     scale: TargetScale,
     device: torch.device,
@@ -150,7 +184,9 @@ def _batches(
     seed = config.seed if training else None
     if isinstance(split, Table):
         assert features is not None, "tables have features"
-        inputs = tuple(tensor.to(device) for tensor in _prepared(split, splits, features))
+        inputs = prepared.inputs.get(name) or tuple(t.to(device) for t in _prepared(split, splits, features))
+        if not features.has_embeddings:
+            prepared.inputs[name] = inputs
         targets = _target_tensor(split.targets, splits, scale).to(device)
         return TensorBatches(inputs, targets, size, seed)
     if isinstance(split, TensorDataset):

@@ -130,16 +130,20 @@ class Fit:
             self.observers.tell_the_end(training)
         training.model.load_state_dict(self.best)
         best = math.nan if self.stopping.best is None else self.stopping.best
-        early = self.stopping.should_stop and not self._is_over()
+        early = self._should_stop and not self._is_over()
         return FitResult(tuple(training.history), training.best_epoch, best, early, training.step)
 
     def _epochs(self) -> None:
         try:
-            while self.position.ongoing or not (self._is_over() or self.stopping.should_stop):
+            while self.position.ongoing or not (self._is_over() or self._should_stop):
                 self._epoch()
         except RuntimeError:
             self.interruption.carry_out()  # a signal to the whole process group ends loader workers first
             raise
+
+    @property
+    def _should_stop(self) -> bool:
+        return self.stopping.should_stop or self.training.should_stop
 
     def _is_over(self) -> bool:
         epochs, steps = self.settings.epochs, self.settings.steps
@@ -187,7 +191,8 @@ class Fit:
     def _pause(self, checkpoints: Checkpoints, *, epoch_ended: bool = False) -> None:
         """Between two steps, or two epochs: a checkpoint if one is due, and an end if a signal asked for it."""
         training, asked = self.training, self.interruption.requested is not None
-        due = asked or checkpoints.is_due(training.epoch, training.step, epoch_ended=epoch_ended)
+        is_stopped = epoch_ended and training.should_stop  # who asks for an end may want to go on from it later
+        due = asked or is_stopped or checkpoints.is_due(training.epoch, training.step, epoch_ended=epoch_ended)
         if due and self._is_finite():  # nothing good comes after NaN: a cause that passes is worth another try
             checkpoints.save(capture(self), best_epoch=training.best_epoch, best=self.best)
         if asked:

@@ -1,5 +1,6 @@
 """What a checkpoint says of itself, in a small file that is written last. Light: looking at runs needs no torch."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,3 +44,8 @@ def read_manifest(path: Path) -> Manifest | None:
         return Manifest(path, data["owner"], data["epoch"], data["step"], data["files"], data["environment"])
     except KeyError:
         return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Of a training that needs them no more; what cannot be removed stays."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

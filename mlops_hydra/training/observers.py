@@ -39,6 +39,11 @@ class Training:
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
+    should_stop: bool = False
+
+    def stop(self) -> None:
+        """End the training with this epoch; the best weights so far are its result."""
+        self.should_stop = True
 
     def log_metric(self, name: str, value: float) -> None:
         """Record a number of your own with this epoch's metrics, also from within a step."""

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_breast_cancer
 
 from mlops_hydra.config.commands import CleanConfig, DiffConfig, RunsConfig, SyncConfig, VerifyConfig
-from mlops_hydra.config.compose import compose, compose_command
+from mlops_hydra.config.compose import compose, compose_command, split_swept
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import DataConfig, ExperimentConfig, TrainerConfig
 from mlops_hydra.config.targets import build
@@ -52,6 +52,13 @@ def command_of(path: Path) -> list[str]:
     return shlex.split(lines[1].removeprefix("# mlops-hydra"))
 
 
+def composed(path: Path) -> ExperimentConfig:
+    """What the command of a file asks for; of a study, what all trials share."""
+    fixed, swept = split_swept([word for word in command_of(path) if word != "-m"])
+    assert bool(swept) == (path.parent.name == "sweeps" and path.stem != "none")
+    return compose(fixed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_config_of_a_command_is_what_its_schema_says(command: str) -> None:
     words = command_of(packaged_conf() / f"{command}.yaml")
@@ -66,13 +73,13 @@ def test_every_file_at_the_top_is_a_root() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_its_command_composes_to_a_checked_experiment(path: Path, table: Path) -> None:
-    assert isinstance(compose(command_of(path)), ExperimentConfig)
+    assert isinstance(composed(path), ExperimentConfig)
 
 
 @pytest.mark.parametrize("path", [p for p in OPTIONS if p.stem != "base"], ids=name_of)
 def test_its_command_or_its_name_selects_it(path: Path, table: Path) -> None:
     group, option = path.parent.name, path.stem
-    config = compose(command_of(path))
+    config = composed(path)
     assert dict(config.origin.choices)[group] == option or option == "default"
 
 

@@ -1,0 +1,1 @@
+"""Many runs as one study: what is tried, what came of it."""
