@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 from typing import NoReturn
 
 
@@ -19,6 +20,7 @@ def main() -> NoReturn:
     from mlops_hydra.cli import main as command
 
     code = command(sys.argv[1:])
+    threading._shutdown()  # type: ignore[attr-defined]  # as Python ends: a launcher's executor is told to let go here
     atexit._run_exitfuncs()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

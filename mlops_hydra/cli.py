@@ -6,20 +6,18 @@ Single runs are composed by `config.compose`; `hydra.main` serves multirun, --cf
 import argparse
 import contextlib
 import io
-import json
 import logging
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
 
 from mlops_hydra import __version__
+from mlops_hydra.config.jobs import collected, say
 from mlops_hydra.config.overrides import quoted
 from mlops_hydra.config.roots import CONFIG_NAME, Roots
 from mlops_hydra.errors import EXIT_CODES, INTERRUPTED, ConfigError, Fault, MlopsHydraError, RequestError, nearest
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from mlops_hydra.packaging.result import Result
 
 PROGRAM: Final = "mlops-hydra"
-_JOBS_FILE: Final = "MLOPS_HYDRA_JOBS"  # a launcher's worker processes inherit it
 _LAUNCHED: Final = ("hydra.*", "hydra_plugins.*")  # what Hydra itself builds: sweepers, launchers, callbacks
 
 
@@ -212,23 +209,18 @@ def _train(config: "ExperimentConfig") -> "Result":
 def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
     """Check every job, let Hydra run them, and sum them up."""
     _check_jobs(overrides, roots)
-    with tempfile.TemporaryDirectory(prefix="mlops_hydra_") as folder:
-        path = Path(folder) / "jobs.jsonl"
-        os.environ[_JOBS_FILE] = str(path)
+    with collected() as jobs:
         try:
             code = _hydra(argv)
         except KeyboardInterrupt:
             code = INTERRUPTED
-        finally:
-            del os.environ[_JOBS_FILE]
-        jobs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    if jobs:
-        print_jobs(jobs, Terminal())
+    if own := [job for job in jobs if "study" not in job]:
+        print_jobs(own, Terminal())
     if code:
         return code
     if any("error" in job for job in jobs):
         return 1
-    verdicts = {job["verdict"] for job in jobs}
+    verdicts = {job.get("verdict") for job in jobs}
     return next((EXIT_CODES[verdict] for verdict in ("failed", "undecided") if verdict in verdicts), 0)
 
 
@@ -288,8 +280,8 @@ def _hydra(argv: Sequence[str], config_name: str = CONFIG_NAME) -> int:
     return 0
 
 
-def _job(cfg: Any) -> float:
-    """One job of a multirun: the objective for the sweeper, NaN if it failed, and a line for the summary."""
+def _job(cfg: Any) -> Any:
+    """One job of a multirun: its objectives for the sweeper, NaN if it failed, and a line for the summary."""
     from hydra.core.hydra_config import HydraConfig
 
     from mlops_hydra.config.compose import config_of, origin_of
@@ -299,22 +291,21 @@ def _job(cfg: Any) -> float:
     Terminal().print(f"\n[dim]── {escape(' '.join(overrides) or '(defaults)')}[/dim]", highlight=False)
     job: dict[str, Any] = {"overrides": overrides}
     try:
-        result = _train(config_of(cfg, origin_of(overrides, hydra_cfg.runtime.choices)))
+        config = config_of(cfg, origin_of(overrides, hydra_cfg.runtime.choices))
+        result = _train(config)
         metric = result.objective.metric
         job |= {"fingerprint": result.fingerprint, "verdict": result.verdict, "objective": metric}
         job |= {split: _finite(result.metrics.get(f"{split}/{metric}")) for split in ("val", "test")}
-        return result.objective_value
+        return result.objectives(config.objective.others)
     except Exception as error:
         job["error"] = str(error)
         _report(error)
-        return math.nan
+        return [math.nan] * (1 + len(cfg.objective.others)) if cfg.objective.others else math.nan
     except BaseException:
         job["error"] = "interrupted"
         raise
     finally:
-        if path := os.environ.get(_JOBS_FILE):
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(job)}\n")
+        say(job)
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.config.check import as_tree, checked
 from mlops_hydra.config.compose import to_yaml
-from mlops_hydra.config.objective import Objective, check_gate_metrics, resolve_objective
+from mlops_hydra.config.objective import NUM_PARAMETERS, Objective, check_gate_metrics, resolve_objective
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.targets import as_function
 from mlops_hydra.data.digests import remembering
@@ -146,6 +146,7 @@ def _evaluate(
         functions={name: as_function(target) for name, target in config.metrics.items()},
     )
     best = fitted.history[fitted.best_epoch - 1]
+    metrics[NUM_PARAMETERS] = float(bench.num_parameters)
     return predicted, metrics | {name: value for name, value in best.items() if name != "epoch"}
 
 

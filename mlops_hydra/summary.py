@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_hydra.config.objective import NUM_PARAMETERS
 from mlops_hydra.errors import Fault
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _metrics_table(metrics: Mapping[str, float]) -> Table:
     for name in names:
         table.add_row(name, *(_number(metrics.get(f"{split}/{name}")) for split in ("test", "val", "baseline")))
     for name in (name for name in metrics if "/" not in name):
-        table.add_row(name, _number(metrics[name]))
+        table.add_row(name, f"{metrics[name]:.0f}" if name == NUM_PARAMETERS else _number(metrics[name]))
     return table
 
 

@@ -1,7 +1,7 @@
 """What came out of one run: for programs `result.json`, for Python this."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -45,6 +45,11 @@ class Result:
     def objective_value(self) -> float:
         """The objective on validation, at the best epoch."""
         return self.metrics[f"val/{self.objective.metric}"]
+
+    def objectives(self, others: Sequence[str]) -> float | list[float]:
+        """What a sweep asks for: the objective, or a list of it and of `others`, NaN where one was not measured."""
+        values = [self.metrics.get(f"val/{name}", self.metrics.get(name, math.nan)) for name in others]
+        return [self.objective_value, *values] if others else self.objective_value
 
     def as_json(self) -> dict[str, Any]:
         """What `result.json` holds."""

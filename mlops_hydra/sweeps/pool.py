@@ -70,8 +70,8 @@ class Pool:
     ) -> None:
         self.stop(kind is not None)
 
-    def run(self, job: Job, tick: Callable[[], None]) -> int:
-        """Have all workers work on `job` until it is over; the number of trials that MLflow does not have.
+    def run(self, job: Job, tick: Callable[[], None]) -> None:
+        """Have all workers work on `job` until it is over.
 
         Raises:
             MlopsHydraError: what stopped a worker; the others are stopped too.
@@ -93,7 +93,8 @@ class Pool:
                     left += answer
                     waiting.remove(index)
         tick()
-        return left
+        if left:
+            logger.warning("MLflow does not have %d of the trials whole; `mlops-hydra sync` delivers the rest", left)
 
     def _send(self, index: int, job: Job) -> None:
         worker = self._workers[index]

@@ -39,6 +39,8 @@ from mlops_hydra.tracking.post import Shared
 logger = logging.getLogger(__name__)
 
 BEST: Final = "best"
+Launch = Callable[[Job, Callable[[], None]], None]
+"""Has workers carry out a job, and calls its second argument now and then to show how it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,18 @@ class StudyResult:
         }
 
 
-def sweep(config: ExperimentConfig, *, overrides: Sequence[str] = (), console: Console | None = None) -> StudyResult:
+def sweep(
+    config: ExperimentConfig,
+    *,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    launch: Launch | None = None,
+) -> StudyResult:
     """Search for the best of the variations of `config` that `config.sweeps` describes; go on where it stood.
 
     Args:
         overrides: more of the space, as on the command line: `["optimizer.lr=tag(log, interval(1e-4, 1e-1))"]`.
+        launch: what carries out the trials; None: this process, or `sweeps.workers` processes of its own.
 
     Raises:
         RequestError: the request is wrong, or a study of this name is of something else; no trial has run.
@@ -98,37 +107,32 @@ def sweep(config: ExperimentConfig, *, overrides: Sequence[str] = (), console: C
     console = console or Console()
     request = planned(config, overrides)
     check_buildable(request.plan)
-    with _opened(request, console) as session:  # side effects begin
+    with _opened(request, console, launch) as session:  # side effects begin
         session.search()
         candidates = session.confirm()
         return session.conclude(candidates)
 
 
 @contextmanager
-def _opened(request: Request, console: Console) -> Iterator["_Session"]:
+def _opened(request: Request, console: Console, launch: Launch | None) -> Iterator["_Session"]:
     plan = request.plan
     folder = Path(request.config.output_dir, STUDIES, plan.name).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        pool = (
-            stack.enter_context(Pool(request.settings.workers, folder / "workers")) if _is_parallel(request) else None
-        )
+        if launch is None and request.settings.workers > 1:
+            launch = stack.enter_context(Pool(request.settings.workers, folder / "workers")).run
         study = Study(plan)
         stack.callback(study.close)
         shared = open_shared(request.config, parent_id(plan))
         stack.callback(shared.post.finish)
         record = StudyRecord(plan, folder, shared.post)
-        session = _Session(request, console, folder, study, shared, record, pool)
+        session = _Session(request, console, folder, study, shared, record, launch)
         session.begin()
         try:
             yield session
         except BaseException as error:
             record.abandon("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-
-
-def _is_parallel(request: Request) -> bool:
-    return request.settings.workers > 1
 
 
 @dataclass(slots=True)
@@ -141,7 +145,7 @@ class _Session:
     study: Study
     shared: Shared
     record: StudyRecord
-    pool: Pool | None
+    launch: Launch | None
 
     @property
     def settings(self) -> SweepsConfig:
@@ -172,10 +176,10 @@ class _Session:
         look(study)
         if study.is_over(study.trials()):
             return
-        if self.pool is None:
+        if self.launch is None:
             work_on(job, self.shared, tick=look)
         else:
-            self.pool.run(job, lambda: look(study))
+            self.launch(job, lambda: look(study))
         look(study)
 
     def _display(self, plan: Plan) -> Display:

@@ -119,7 +119,7 @@ class Experiments:
         """Compose, train or take, and say how it ended."""
         config = self._config(trial)
         has_pruner = self._job.plan.pruner is not None
-        report = _reporter(self._job.plan, trial) if has_pruner else None
+        report = reporter(self._job.plan, trial) if has_pruner else None
         tags = {"study": self._job.plan.name, "trial": trial.number}
         outcome = self._workplace.carry_out(config, report, tags)
         if report is not None and outcome.status == "reused":
@@ -165,7 +165,8 @@ def _fair_share(job: Job, index: int) -> dict[str, Any]:
     return share
 
 
-def _reporter(plan: Plan, trial: Trial) -> Report:
+def reporter(plan: Plan, trial: Trial) -> Report:
+    """What tells the study of an epoch, each once, and asks the pruner."""
     reported = set(trial.storage.get_trial(trial._trial_id).intermediate_values)
 
     def report(value: float, epoch: int) -> bool:

@@ -238,7 +238,7 @@ class Workplace:
         others = [name for name in self.names if name != objective.metric]
         values |= {name: at_best[f"val/{name}"] for name in others if f"val/{name}" in at_best}
         if NUM_PARAMETERS in others:
-            values[NUM_PARAMETERS] = float(_num_parameters(bench))
+            values[NUM_PARAMETERS] = float(bench.num_parameters)
         if any(name not in values for name in others):
             values = {**_score_on_val(config, splits, bench), **values}
         return {name: value for name, value in values.items() if name in (objective.metric, *others)}
@@ -250,15 +250,11 @@ class Workplace:
         with setting(config, folder):
             bench = build_workbench(config, splits, objective, device, self._prepared)
             files.load_weights(export(bench, splits), folder)
-            return {**_score_on_val(config, splits, bench), NUM_PARAMETERS: float(_num_parameters(bench))}
+            return {**_score_on_val(config, splits, bench), NUM_PARAMETERS: float(bench.num_parameters)}
 
 
 def _recorded_name(name: str) -> str:
     return name if name == NUM_PARAMETERS else f"val/{name}"
-
-
-def _num_parameters(bench: Workbench) -> int:
-    return sum(parameter.numel() for parameter in bench.learner.model.parameters() if parameter.requires_grad)
 
 
 def _score_on_val(config: ExperimentConfig, splits: Splits, bench: Workbench) -> dict[str, float]:
@@ -284,7 +280,7 @@ def _trained_by(run: RecordedRun, folder: Path) -> Trained:
     values = {
         key.removeprefix("val/"): math.nan if value is None else float(value)
         for key, value in result["metrics"].items()
-        if key.startswith("val/")
+        if key.startswith("val/") or key == NUM_PARAMETERS
     }
     best = int(result["best_epoch"])
     return Trained("trained", objective, values, scores, best, values.get(objective.metric, math.nan), False, 0)

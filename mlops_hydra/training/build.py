@@ -44,6 +44,11 @@ class Workbench:
     val: Batches
     test: Batches
 
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.learner.model.parameters() if parameter.requires_grad)
+
 
 class Embedded(nn.Module):
     """The part of features and model that learns, for rows that were prepared beforehand."""
