@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mlops_hydra.evaluation.gates import check_gates as check_gates
     from mlops_hydra.experiment import run as run
     from mlops_hydra.packaging.result import Result as Result
+    from mlops_hydra.sweeps.ear import report as report
+    from mlops_hydra.sweeps.sweep import StudyResult as StudyResult
+    from mlops_hydra.sweeps.sweep import sweep as sweep
     from mlops_hydra.tracking.run import tracked_experiment as tracked_experiment
     from mlops_hydra.training.observers import Observer as Observer
     from mlops_hydra.training.observers import Training as Training
@@ -28,11 +31,14 @@ _HOMES: Final = {
     "Observer": "training.observers",
     "QualityGate": "evaluation.gates",
     "Result": "packaging.result",
+    "StudyResult": "sweeps.sweep",
     "Training": "training.observers",
     "check_gates": "evaluation.gates",
     "compose": "config.compose",
+    "report": "sweeps.ear",
     "run": "experiment",
     "set_all_seeds": "training.seeding",
+    "sweep": "sweeps.sweep",
     "tracked_experiment": "tracking.run",
 }
 __all__ = sorted(_HOMES)  # noqa: PLE0605  the names are those of the table

@@ -107,6 +107,10 @@ def _many(argv: Sequence[str], fixed: list[str], swept: list[str], roots: Roots,
         raise ConfigError(Fault("sweeps", "is chosen once: a study of studies would compare nothing", swept))
     is_other = any(text.startswith("hydra/sweeper=") for text in fixed)
     launcher = None if is_other else asks_for_study(fixed, roots)
+    if launcher is not None and (strange := [text for text in fixed if text.lstrip("+").startswith("hydra.sweeper.")]):
+        raise ConfigError(
+            [Fault(text, "is not read: the study is what `sweeps` says, sweeps.n_trials=...") for text in strange]
+        )
     if launcher == "basic":
         return _study(fixed, swept, roots)
     if launcher is not None:
@@ -114,7 +118,7 @@ def _many(argv: Sequence[str], fixed: list[str], swept: list[str], roots: Roots,
         return _multirun(["hydra/sweeper=mlops_hydra", *flags], [], roots)
     if not is_given:
         compose_from([*fixed, *swept], roots)  # says that -m is missing
-    return _multirun(argv, [*fixed, *swept], roots)
+    return _multirun(argv, [*fixed, *swept], roots, is_searched=is_other)
 
 
 def _study(fixed: list[str], swept: list[str], roots: Roots) -> int:
@@ -134,12 +138,17 @@ def check(argv: Sequence[str]) -> int:
     if others:
         return _look(argv, overrides, roots)
     _check_words(overrides)
-    if multirun:
-        raise ConfigError(Fault("check", "looks at one experiment: leave out -m and the swept values"))
-    from mlops_hydra.config.compose import compose_from
-    from mlops_hydra.preview import preview
+    from mlops_hydra.config.compose import asks_for_study, compose_from, split_swept
+    from mlops_hydra.preview import preview, preview_study
 
-    Terminal().print("\n".join(preview(compose_from(overrides, roots))), highlight=False, markup=False, soft_wrap=True)
+    fixed, swept = split_swept(overrides)
+    if asks_for_study(fixed, roots) is not None:
+        lines = preview_study(fixed, swept, roots)
+    elif multirun:
+        raise ConfigError(Fault("check", "looks at one experiment, or a study: leave out -m and the swept values"))
+    else:
+        lines = preview(compose_from(overrides, roots))
+    Terminal().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -206,9 +215,13 @@ def _train(config: "ExperimentConfig") -> "Result":
     return result
 
 
-def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
-    """Check every job, let Hydra run them, and sum them up."""
-    _check_jobs(overrides, roots)
+def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots, *, is_searched: bool = False) -> int:
+    """Check every job, let Hydra run them, and sum them up.
+
+    Args:
+        is_searched: not every combination becomes a job, so each value is checked once.
+    """
+    _check_jobs(overrides, roots, one_at_a_time=is_searched)
     with collected() as jobs:
         try:
             code = _hydra(argv)
@@ -224,12 +237,12 @@ def _multirun(argv: Sequence[str], overrides: list[str], roots: Roots) -> int:
     return next((EXIT_CODES[verdict] for verdict in ("failed", "undecided") if verdict in verdicts), 0)
 
 
-def _check_jobs(overrides: list[str], roots: Roots) -> None:
+def _check_jobs(overrides: list[str], roots: Roots, *, one_at_a_time: bool) -> None:
     """Raises ConfigError with the faults of all jobs, each once, before the first of them runs."""
     from mlops_hydra.config.compose import compose_from, sweep_jobs
 
     faults: dict[str, Fault] = {}
-    for job in sweep_jobs(overrides, roots):
+    for job in sweep_jobs(overrides, roots, one_at_a_time=one_at_a_time):
         try:
             compose_from(job, roots)
         except ConfigError as error:
@@ -267,12 +280,13 @@ def _hydra(argv: Sequence[str], config_name: str = CONFIG_NAME) -> int:
     """Hand over to `hydra.main`, which reads sys.argv and exits."""
     import hydra
 
-    from mlops_hydra.config.roots import packaged_conf
+    from mlops_hydra.config.roots import offering, packaged_conf
 
     before = sys.argv
     sys.argv = [PROGRAM, *argv]
     try:
-        hydra.main(config_path=str(packaged_conf()), config_name=config_name, execution_whitelist=_LAUNCHED)(_job)()
+        with offering():
+            hydra.main(config_path=str(packaged_conf()), config_name=config_name, execution_whitelist=_LAUNCHED)(_job)()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:

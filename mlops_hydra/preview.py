@@ -1,12 +1,13 @@
 """What a run would do, and why, without doing any of it: what `mlops-hydra check` prints."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlops_hydra.config.fingerprint import neutral_values
+from mlops_hydra.config.roots import Roots
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.data.digests import remembering
 from mlops_hydra.tracking.decision import Decision, decide
@@ -39,6 +40,30 @@ def preview(config: ExperimentConfig) -> Iterator[str]:
     yield _row("neutral", "not part of the fingerprint:")
     for path, value in neutral_values(config).items():
         yield _row("", f"{path}={redacted(_short(value))}")
+
+
+def preview_study(fixed: Sequence[str], swept: Sequence[str], roots: Roots) -> Iterator[str]:
+    """Lines for people: what a study would search, and how far it is. Opens no store that is not there.
+
+    Raises:
+        RequestError: the request is wrong, or a study of this name is of something else.
+    """
+    from mlops_hydra.sweeps.planning import base_config, planned
+    from mlops_hydra.sweeps.study import check_buildable, trials_in
+
+    request = planned(base_config(fixed, swept, roots), swept)
+    plan = request.plan
+    check_buildable(plan)
+    num_ended = sum(trial.state.is_finished() for trial in trials_in(plan))
+    yield _row("study", plan.name)
+    yield _row("would", f"run {max(0, plan.total - num_ended)} of {plan.total} trials; {num_ended} are there")
+    yield _row("objective", ", ".join(f"{direction} val/{name}" for name, direction in plan.objectives))
+    for name, distribution in plan.space.distributions.items():
+        yield _row("space", f"{name}: {distribution}")
+    yield _row("sampler", str(plan.sampler))
+    yield _row("pruner", str(plan.pruner or "none"))
+    yield _row("storage", redacted(plan.storage))
+    yield _row("workers", str(request.settings.workers))
 
 
 def _row(name: str, value: str) -> str:

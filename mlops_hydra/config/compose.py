@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mlops_hydra.config.check import as_tree, checked, recorded, validated
 from mlops_hydra.config.fingerprint import flatten
 from mlops_hydra.config.overrides import quoted
-from mlops_hydra.config.roots import Roots
+from mlops_hydra.config.roots import Roots, offering
 from mlops_hydra.config.schema import Composed, ExperimentConfig, Origin
 from mlops_hydra.errors import ConfigError, Fault, UsageError, nearest
 
@@ -158,7 +158,7 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def split_swept(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those that give one value, and those that give several, or a range of them.
+    """Those that give one value, and those that give several, or a range of them; what a later one gives anew is out.
 
     Raises:
         ConfigError: one cannot be parsed.
@@ -166,8 +166,14 @@ def split_swept(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     parsed, faults = parse_overrides([quoted(text) for text in overrides])
     if faults:
         raise ConfigError(faults)
-    swept = [text for text, override in zip(overrides, parsed, strict=True) if override.is_sweep_override()]
-    return [text for text in overrides if text not in swept], swept
+    last = {override.get_key_element(): index for index, override in enumerate(parsed)}
+    fixed, swept = [], []
+    for index, (text, override) in enumerate(zip(overrides, parsed, strict=True)):
+        if override.is_sweep_override() and index == last[override.get_key_element()]:
+            swept.append(text)
+        elif not override.is_sweep_override():
+            fixed.append(text)
+    return fixed, swept
 
 
 def asks_for_study(overrides: Sequence[str], roots: Roots) -> str | None:
@@ -184,10 +190,13 @@ def asks_for_study(overrides: Sequence[str], roots: Roots) -> str | None:
     return None if OmegaConf.select(cfg, "sweeps") is None else launcher
 
 
-def sweep_jobs(overrides: Sequence[str], roots: Roots) -> list[list[str]]:
+def sweep_jobs(overrides: Sequence[str], roots: Roots, *, one_at_a_time: bool = False) -> list[list[str]]:
     """The overrides of each job that Hydra's basic sweeper makes of `overrides`, in its order.
 
     Overrides that ask for a range that is not a list of values give one job without them.
+
+    Args:
+        one_at_a_time: rather each value once, beside the first of the others.
 
     Raises:
         ConfigError: an override cannot be parsed, or the config cannot be composed.
@@ -203,7 +212,11 @@ def sweep_jobs(overrides: Sequence[str], roots: Roots) -> list[list[str]]:
             values[key] = [override.input_line]
         elif override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [list(job) for job in itertools.product(*values.values())]
+    if not one_at_a_time:
+        return [list(job) for job in itertools.product(*values.values())]
+    first = {key: texts[0] for key, texts in values.items()}
+    others = [{**first, key: text} for key, texts in values.items() for text in texts[1:]]
+    return [list(job.values()) for job in (first, *others)]
 
 
 def _sweeper_params(roots: Roots) -> list[str]:
@@ -238,7 +251,7 @@ def _initialized(roots: Roots) -> Iterator[None]:
         outer = GlobalHydra.instance().hydra  # of a notebook that has initialized Hydra for itself
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
+            with offering(), initialize_config_search_path(roots.sources, job_name="mlops-hydra"):
                 yield
         finally:
             GlobalHydra.instance().hydra = outer
@@ -323,21 +336,22 @@ def is_group(key: str, roots: Roots) -> bool:
         return bool(_group_options(key.partition("@")[0]))
 
 
-def apply_values(overrides: Sequence[Any], cfg: DictConfig, roots: Roots) -> None:
+def apply_values(overrides: Sequence[Any], cfg: DictConfig, roots: Roots) -> list[Fault]:
     """Set what parsed overrides of values say, by the very function that Hydra composes with.
 
-    Raises:
-        ConfigError: a key does not exist, or a value does not fit.
+    Gives a fault for each whose key does not exist, or whose value does not fit; it is left out.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.errors import HydraException
 
+    faults = []
     for override in overrides:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
         except (HydraException, OmegaConfBaseException) as error:
             with _initialized(roots):
-                raise ConfigError(_override_fault(override, error, cfg)) from error
+                faults.append(_override_fault(override, error, cfg))
+    return faults
 
 
 def _group_options(key: str) -> list[str]:

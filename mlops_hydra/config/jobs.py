@@ -9,15 +9,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+
+from mlops_hydra.errors import MlopsHydraError
 
 _VARIABLE: Final = "MLOPS_HYDRA_JOBS"
+_errors: Final[list[MlopsHydraError]] = []
 
 
 @contextmanager
 def collected() -> Iterator[list[dict[str, Any]]]:
-    """What jobs within the block said; filled at its end."""
+    """What jobs within the block said; filled at its end.
+
+    Raises:
+        MlopsHydraError: what `stopped` was told.
+    """
     said: list[dict[str, Any]] = []
+    _errors.clear()
     with TemporaryDirectory(prefix="mlops_hydra_") as folder:
         path = Path(folder) / "jobs.jsonl"
         os.environ[_VARIABLE] = str(path)
@@ -27,6 +35,8 @@ def collected() -> Iterator[list[dict[str, Any]]]:
             del os.environ[_VARIABLE]
             if path.exists():
                 said += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if _errors:
+        raise _errors.pop()
 
 
 def say(job: Mapping[str, Any]) -> None:
@@ -34,3 +44,9 @@ def say(job: Mapping[str, Any]) -> None:
     if path := os.environ.get(_VARIABLE):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(job)}\n")
+
+
+def stopped(error: MlopsHydraError) -> NoReturn:
+    """End a multirun from within: Hydra would print the frames of an error that is not its own, and lose the code."""
+    _errors.append(error)
+    raise SystemExit(error.exit_code) from error

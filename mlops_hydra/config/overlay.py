@@ -3,15 +3,16 @@
 It relies on the packaged options alone, so that one `--config-dir` is enough to run it.
 """
 
+import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mlops_hydra.atomic import replacing
-from mlops_hydra.config.check import as_tree
-from mlops_hydra.config.compose import compose_from
+from mlops_hydra.config.compose import compose_from, compose_tree
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.errors import ConfigError
@@ -28,56 +29,88 @@ def write_overlay(config: ExperimentConfig, folder: Path, name: str, comment: st
     """
     path = folder / GROUP / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
+    config = config.model_copy(update={"sweeps": None})
     for groups in (_options(config), dict.fromkeys(_GROUPS)):
-        with replacing(path) as file:
-            file.write(_text(config, groups, comment).encode())
-        if _composes_to(config, folder, name):
+        base, values = _base(groups), OmegaConf.create()
+        values.merge_with(_differences(base, _tree(config), is_first=True))
+        again = _written(path, _text(groups, values, comment))
+        if again != config:  # something refers to something else, but has a value of its own
+            values.merge_with(_differences(_tree(again) if again else base, _tree(config)))
+            again = _written(path, _text(groups, values, comment))
+        if again == config:
             break
     return path
 
 
 def _options(config: ExperimentConfig) -> dict[str, str | None]:
-    """The packaged option of each group that `config` was composed from; None where it was somebody's own."""
+    """The packaged option of each group that `config` was composed from; None where it cannot be built upon.
+
+    That is, where it was somebody's own, or has what `config` has not: an overlay cannot take anything away.
+    """
     choices = dict(config.origin.choices)
-    return {
-        group: option if (packaged_conf() / group / f"{option}.yaml").exists() else None
-        for group in _GROUPS
-        for option in [choices.get(group)]
-    }
+    known = {group: choices[group] for group in _GROUPS if _is_packaged(group, choices.get(group))}
+    base, tree = _base(known), _tree(config)
+    return {group: None if _has_more(base.get(group), tree.get(group)) else known.get(group) for group in _GROUPS}
 
 
-def _text(config: ExperimentConfig, groups: Mapping[str, str | None], comment: str) -> str:
-    defaults = compose_from([], Roots())
-    chosen = dict(defaults.origin.choices)
-    changed = {f"override /{group}": option for group, option in groups.items() if option != chosen.get(group)}
-    base = _base(groups)
-    values = _differences(base, as_tree(config.model_copy(update={"sweeps": None})))
-    tree = {"defaults": [{key: option} for key, option in changed.items()] + ["_self_"], **values}
-    return f"# @package _global_\n{comment}\n{OmegaConf.to_yaml(OmegaConf.create(tree), sort_keys=False)}"
+def _is_packaged(group: str, option: str | None) -> bool:
+    return (packaged_conf() / group / f"{option}.yaml").exists()
+
+
+def _has_more(base: Any, tree: Any) -> bool:
+    """Whether a key of `base`, at any depth, is not in `tree`."""
+    if not isinstance(base, Mapping) or not isinstance(tree, Mapping):
+        return False
+    return any(key not in tree or _has_more(value, tree[key]) for key, value in base.items())
+
+
+def _text(groups: Mapping[str, str | None], values: DictConfig, comment: str) -> str:
+    chosen = _chosen()
+    changed = [{f"override /{group}": option} for group, option in groups.items() if option != chosen[group]]
+    tree = OmegaConf.merge({"defaults": [*changed, "_self_"]}, values)
+    return f"# @package _global_\n{comment}\n{OmegaConf.to_yaml(tree, sort_keys=False)}"
+
+
+@cache
+def _chosen() -> dict[str, str]:
+    """The option of each group that is chosen where nobody asks for another."""
+    return dict(compose_tree([], Roots())[1].choices)
 
 
 def _base(groups: Mapping[str, str | None]) -> dict[str, Any]:
-    """What the chosen options give by themselves; a group without one gives nothing."""
-    overrides = [f"{group}={option}" for group, option in groups.items() if option is not None]
-    tree = as_tree(compose_from(overrides, Roots()))
-    return {key: value for key, value in tree.items() if groups.get(key, "") is not None}
+    """What the chosen options give by themselves, with references as text; a group without one gives nothing."""
+    cfg, _ = compose_tree([f"{group}={option}" for group, option in groups.items() if option is not None], Roots())
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items() if groups.get(str(key), "") is not None}
 
 
-def _differences(base: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `tree` is not in `base`, nested as in YAML."""
+def _tree(config: ExperimentConfig) -> dict[str, Any]:
+    """Plain values, without those that nobody needs to give."""
+    tree: dict[str, Any] = json.loads(config.model_dump_json(exclude_defaults=True))
+    return tree
+
+
+def _differences(base: Mapping[str, Any], tree: Mapping[str, Any], *, is_first: bool = False) -> dict[str, Any]:
+    """What of `tree` is not in `base`, nested as in YAML; at first, references are trusted to follow what they name."""
     changed: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and base[key]:
-            if inner := _differences(base[key], value):
+        known = base.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping) and known:
+            if inner := _differences(known, value, is_first=is_first):
                 changed[key] = inner
-        elif key not in base or base[key] != value:
+        elif is_first and isinstance(known, str) and "${" in known:
+            continue
+        elif key not in base or known != value:
             changed[key] = value
     return changed
 
 
-def _composes_to(config: ExperimentConfig, folder: Path, name: str) -> bool:
+def _written(path: Path, text: str) -> ExperimentConfig | None:
+    """Write an overlay, and what it composes to."""
+    with replacing(path) as file:
+        file.write(text.encode())
     try:
-        again = compose_from([f"{GROUP}={name}"], Roots(config_dir=str(folder)))
+        return compose_from([f"{GROUP}={path.stem}"], Roots(config_dir=str(path.parents[1])))
     except ConfigError:
-        return False
-    return again.fingerprint == config.fingerprint
+        return None

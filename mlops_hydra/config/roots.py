@@ -1,10 +1,13 @@
 """Where YAML is looked for. Light: Hydra imports it at every start."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 CONFIG_NAME: Final = "config"
+_offers: Final[list[None]] = []
 
 
 def packaged_conf() -> Path:
@@ -12,6 +15,22 @@ def packaged_conf() -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+@contextmanager
+def offering() -> Iterator[None]:
+    """Within the block the packaged options are beside every primary config; elsewhere other applications of Hydra,
+    which have this package installed, would find groups called `model` and `data` that are not theirs."""
+    _offers.append(None)
+    try:
+        yield
+    finally:
+        _offers.pop()
+
+
+def is_offered() -> bool:
+    """Whether this is within `offering`."""
+    return bool(_offers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ change the result, so it is left out of the fingerprint; every other field is pa
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -255,18 +255,37 @@ def _as_space(value: object) -> object:
         return value
     flat: dict[str, object] = {}
     for key, inner in value.items():
-        nested = _as_space(inner) if isinstance(inner, dict) else {"": inner}
+        nested = _as_space(inner) if isinstance(inner, dict) and inner else {"": inner}
         flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in nested.items()}  # type: ignore[attr-defined]
     return {key: _as_grammar(leaf) for key, leaf in flat.items()}
 
 
 def _as_grammar(value: object) -> object:
     """A value as Hydra's grammar writes it; a list in YAML is a choice."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
+    if isinstance(value, list | tuple) and value:
+        return ",".join(map(_as_choice, value))
+    return value if isinstance(value, str) or not _is_scalar(value) else _as_choice(value)
+
+
+def _as_choice(value: object) -> str:
+    """One of several: text in quotes where it could be taken for something else; grammar stays as it is."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     if isinstance(value, list | tuple):
-        return ",".join(str(_as_grammar(inner)) for inner in value)
-    return str(value) if isinstance(value, int | float) else value
+        return f"[{','.join(map(_as_choice, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    if value.startswith(("[", "{", "'", '"')) or (_WORD.fullmatch(value) and value.lower() not in _NO_WORDS):
+        return value
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float)
+
+
+_WORD: Final = re.compile(r"[A-Za-z_][\w./%-]*")
+_NO_WORDS: Final = ("null", "true", "false", "nan", "inf")
 
 
 Space = Annotated[dict[str, str], BeforeValidator(_as_space)]

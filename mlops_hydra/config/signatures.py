@@ -4,6 +4,7 @@ Names, required parameters and the types that YAML can say are checked at every 
 that is left to the constructor.
 """
 
+import functools
 import inspect
 import json
 import math
@@ -150,8 +151,19 @@ def _converted(value: Any, annotation: Any) -> Any:
     annotation = _evaluated(annotation)
     if any(True for _ in walk(value)) or not _says_something(annotation):
         return value
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-    return adapter.validate_json(json.dumps(thaw(value)))
+    return _adapter(annotation).validate_json(json.dumps(thaw(value)))
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return _kept_adapter(annotation)
+    except TypeError:  # metadata of `Annotated` cannot always be hashed
+        return _kept_adapter.__wrapped__(annotation)
+
+
+@functools.cache
+def _kept_adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
 
 
 def _evaluated(annotation: Any) -> Any:

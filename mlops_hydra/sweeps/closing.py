@@ -30,13 +30,18 @@ def print_study(
     folder: Path,
     command: str | None,
     confirmation_rows: Sequence[Mapping[str, Any]] | None = None,
+    winner: FrozenTrial | None = None,
 ) -> None:
-    """Print what came of the study, with a table of `confirmation_rows`: a mapping a line, columns by their keys."""
+    """Print what came of the study, with a table of `confirmation_rows`: a mapping a line, columns by their keys.
+
+    Args:
+        winner: where the confirmation decided for another trial than the one with the best value.
+    """
     trials = study.get_trials(deepcopy=False)
     console.print(_head(study.study_name, trials), highlight=False, soft_wrap=True)
     objectives = objectives_of(study)
     if len(objectives) == 1:
-        _print_best(console, best_trial(study), objectives[0])
+        _print_best(console, winner or best_trial(study), objectives[0])
     else:
         _print_front(console, study.best_trials, objectives)
     _print_failures(console, trials)

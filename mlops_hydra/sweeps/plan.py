@@ -16,7 +16,6 @@ from mlops_hydra.sweeps.space import Space
 
 GRID: Final = "optuna.samplers.GridSampler"
 QMC: Final = "optuna.samplers.QMCSampler"
-STUDIES: Final = "studies"
 STORE: Final = "studies.db"
 NAME_DIGITS: Final = 12
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from mlops_hydra.errors import TrainingError
+from mlops_hydra.errors import TERMINATED, TrainingError
+from mlops_hydra.sweeps.study import Study
 from mlops_hydra.sweeps.worker import Job
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class _Worker:
     process: "subprocess.Popen[bytes]"
     answers: list[Any] = field(default_factory=list)
     thread: threading.Thread | None = None
+    saw_progress: bool = False
 
     @property
     def is_busy(self) -> bool:
@@ -87,7 +90,7 @@ class Pool:
             for index in [index for index in waiting if not self._workers[index].is_busy]:
                 answer = self._answer(index)
                 if answer is None:
-                    deaths += 1
+                    deaths = 1 if self._made_progress() else deaths + 1
                     self._replace(index, job, deaths)
                 else:
                     left += answer
@@ -115,8 +118,15 @@ class Pool:
             raise answer
         return int(answer)
 
+    def _made_progress(self) -> bool:
+        """Whether a trial ended since this was asked last."""
+        found = any(worker.saw_progress for worker in self._workers)
+        for worker in self._workers:
+            worker.saw_progress = False
+        return found
+
     def _replace(self, index: int, job: Job, deaths: int) -> None:
-        code = self._workers[index].process.wait()
+        code = _reaped(self._workers[index].process, STOP_SECONDS)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         where = self._folder / f"worker-{index}.log"
         if deaths > MOST_DEATHS + len(self._workers):
@@ -135,52 +145,92 @@ class Pool:
                     worker.process.stdin.close()
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            if worker.process.stdout is not None:
-                worker.process.stdout.close()
+            _reaped(worker.process, max(0.0, deadline - time.monotonic()))
         for log in self._logs.values():
             log.close()
 
 
+def _reaped(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """The exit code of a process that ends within `seconds`, or else is killed; its pipes are closed."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+    return process.returncode
+
+
 def _listen(worker: _Worker) -> None:
+    """Until the answer: None says that a trial ended. A worker that says what cannot be read counts as dead."""
     assert worker.process.stdout is not None
-    with suppress(EOFError, OSError, pickle.UnpicklingError, ValueError):
-        worker.answers.append(pickle.load(worker.process.stdout))
+    with suppress(Exception):
+        while (answer := pickle.load(worker.process.stdout)) is None:
+            worker.saw_progress = True
+        worker.answers.append(answer)
 
 
 def main(parent: int, index: int) -> None:
     """A worker: imports, then jobs from standard input until it ends, an answer to each on standard output."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a user's code prints goes to the log
+    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a user's code may ask a question
+    os.dup2(2, 1)  # and what it prints goes to the log
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exception: the trial is given back
     threading.Thread(target=_watch, args=(parent,), name="parent", daemon=True).start()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     from mlops_hydra.sweeps.workplace import open_shared
 
-    while True:
-        try:
-            job: Job = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        pickle.dump(_work_on(job, index, open_shared), answers)
+    def say(answer: Any) -> None:
+        pickle.dump(answer, answers)
         answers.flush()
 
+    while True:
+        try:
+            job: Job = pickle.load(jobs)
+        except EOFError:
+            return
+        say(_work_on(job, index, open_shared, say))
 
-def _work_on(job: Job, index: int, open_shared: Callable[..., Any]) -> int | BaseException:
+
+def _work_on(job: Job, index: int, open_shared: Callable[..., Any], say: Callable[[Any], None]) -> int | BaseException:
     from mlops_hydra.sweeps.worker import work_on
 
     shared = open_shared(job.config, job.parent)
     try:
-        work_on(job, shared, index=index)
+        work_on(job, shared, index=index, tick=_progress(say))
     except Exception as error:
         logger.exception("The worker stops")
-        return error
+        return _as_sent(error)
     finally:
         left = shared.post.finish()
     return int(left)
+
+
+def _progress(say: Callable[[Any], None]) -> Callable[[Study], None]:
+    """Tells each time that trials ended: it is not the workers' fault then if one dies now and again."""
+    before: int | None = None
+
+    def look(study: Study) -> None:
+        nonlocal before
+        ended = sum(trial.state.is_finished() for trial in study.trials())
+        if before is not None and ended > before:
+            say(None)
+        before = ended
+
+    return look
+
+
+def _as_sent(error: Exception) -> Exception:
+    """What the other process can read, with the traceback of this one."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # a class with arguments of its own, or with a lock in it
+        error = TrainingError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In a worker:\n{traceback.format_exc()}")
+    return error
 
 
 def _watch(parent: int) -> None:
@@ -188,6 +238,8 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from optuna.distributions import BaseDistribution, distribution_to_json
 
+from mlops_hydra.config.compose import parse_overrides
+from mlops_hydra.config.overrides import quoted
 from mlops_hydra.errors import ConfigError, Fault
 
 _HINT: Final = "'optimizer.lr=tag(log, interval(1e-4, 1e-1))' or model=linear,mlp"
@@ -66,8 +69,23 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
-    """Chosen values as overrides, in the form in which hydra-optuna-sweeper hands them to a job."""
-    return [f"{name}={value}" for name, value in params.items()]
+    """Chosen values as overrides, in the form in which hydra-optuna-sweeper hands them to a job.
+
+    But for what would not be the same value again: null, and text that the grammar reads as something else.
+    """
+    return [f"{name}={_as_element(value)}" for name, value in params.items()]
+
+
+def _as_element(value: Any) -> str:
+    if value is None:
+        return "null"
+    if not isinstance(value, str) or value == "null":
+        return str(value)
+    parsed, faults = parse_overrides([f"key={value}"])
+    is_text = not faults and not parsed[0].is_sweep_override()
+    if is_text and not isinstance(parsed[0].value(), int | float):
+        return value
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def parse_space(params: Mapping[str, str], overrides: Sequence[str]) -> Space:
@@ -81,16 +99,17 @@ def parse_space(params: Mapping[str, str], overrides: Sequence[str]) -> Space:
     fixed: dict[str, str] = {}
     faults: list[Fault] = []
     for text in arguments:
+        key, _, values = text.partition("=")
         try:
-            found, constants, deleted = _parse(text)
+            found, is_fixed = _parse(quoted(text))
         except Exception as error:  # Hydra's, Optuna's and the plug-in's own assertions
-            faults.append(Fault(f"sweeps.params.{text.partition('=')[0]}", _one_line(error), text.partition("=")[2]))
+            faults.append(Fault(f"sweeps.params.{key}", _one_line(error), values))
             continue
-        for name in (*found, *constants):
-            distributions.pop(name, None)
-            fixed.pop(name, None)
+        for earlier in [name for name in (*distributions, *fixed) if name.lstrip("+~") == key.lstrip("+~")]:
+            distributions.pop(earlier, None)
+            fixed.pop(earlier, None)
         distributions |= found
-        fixed |= dict.fromkeys(constants, text) | {text: text for text in deleted}
+        fixed |= {key: text} if is_fixed else {}
     if faults:
         raise ConfigError(faults)
     if not distributions:
@@ -98,13 +117,19 @@ def parse_space(params: Mapping[str, str], overrides: Sequence[str]) -> Space:
     return Space(distributions, tuple(fixed.values()))
 
 
-def _parse(text: str) -> tuple[dict[str, BaseDistribution], dict[str, Any], list[str]]:
+def _parse(text: str) -> tuple[dict[str, BaseDistribution], bool]:
+    """What is searched, and whether it is one value, or a deletion, instead."""
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
     found, constants, deleted = create_params_from_overrides([text])
-    return dict(found), dict(constants), list(deleted)
+    for distribution in found.values():
+        if not all(math.isfinite(end) for end in _ends(distribution) if isinstance(end, float)):
+            raise ValueError("its values must be finite")
+    return dict(found), bool(constants or deleted)
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    """What is wrong, without Hydra's account of where in its list, and the address of its manual."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Error when parsing", "See http"))]
+    text = " ".join(" ".join(lines).split()).rstrip(".") or "its values are not listed, nor a range"
     return f"cannot be searched: {text}. Write a,b,c or interval(low, high), tag(log, interval(low, high)), range(...)"

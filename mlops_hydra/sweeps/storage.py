@@ -366,7 +366,7 @@ def told(url: str) -> Iterator[None]:
     except MlopsHydraError:
         raise
     except Exception as error:
-        if not _is_stores(error):
+        if not is_stores(error):
             raise
         raise TrackingError(_explanation(error, url)) from error
 
@@ -382,7 +382,7 @@ def _reported(url: str) -> Iterator[None]:
         raise TrackingError(_explanation(error, url)) from error
 
 
-def _is_stores(error: Exception) -> bool:
+def is_stores(error: Exception) -> bool:
     """Whether a store failed, rather than what called it: by type, and by the code that it came through."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError

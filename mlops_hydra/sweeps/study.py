@@ -8,24 +8,27 @@ counted and made under a lock. How a trial is carried out is none of its busines
 import logging
 import math
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mlops_hydra.config.frozen import FrozenMap, Target
 from mlops_hydra.config.targets import as_function, build, resolve
-from mlops_hydra.errors import ConfigError, Fault
+from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError
 from mlops_hydra.sweeps.plan import GRID, QMC, Plan, differences
-from mlops_hydra.sweeps.storage import close_storage, open_storage, study_lock, told
+from mlops_hydra.sweeps.storage import close_storage, open_storage, store_path, study_lock, told
 from mlops_hydra.tracking.lease import Owner, lives, this_process
+from mlops_hydra.training.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,10 @@ OWNER: Final = "mlops_hydra:owner"
 DEATHS: Final = "mlops_hydra:deaths"
 OBJECTIVES: Final = "objectives"
 BEAT_SECONDS: Final = 20.0
+MOST_DIFFERENCES: Final = 3  # of a study that is called nearly the same
+WHEN_TOLD: Final = "once the study knows"  # an exception out of nowhere would leave a trial that nobody works on
 MOST_DEATHS: Final = 2  # a trial that takes its process with it for the second time is at fault itself
+_open: Final[set[str]] = set()  # tokens of owners in this process: what it left behind, closed, nobody works on
 
 
 class Study:
@@ -52,31 +58,51 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with told(plan.storage):
             self._store = open_storage(plan.storage)
-            with study_lock(plan.storage, self._store):
-                self.optuna = optuna.create_study(
-                    study_name=plan.name,
-                    storage=self._store,
-                    directions=plan.directions,
-                    load_if_exists=True,
-                    pruner=_build_pruner(plan),
-                )
-                self.is_new = self._identify()
+            try:
+                self.optuna, self.is_new = self._made()
+            except BaseException:
+                self.close()
+                raise
+        _open.add(self.owner.token)
         self._storage = self.optuna._storage
         self._id = self.optuna._study_id
 
-    def _identify(self) -> bool:
+    def _made(self) -> tuple[optuna.Study, bool]:
+        """The study, and whether it is new."""
+        with study_lock(self.plan.storage, self._store):
+            study = optuna.create_study(
+                study_name=self.plan.name,
+                storage=self._store,
+                directions=self.plan.directions,
+                load_if_exists=True,
+            )
+            return study, self._identify(study)
+
+    def _identify(self, study: optuna.Study) -> bool:
         """Write down what a new study is of, or compare; whether it is new."""
-        known = self.optuna.user_attrs.get(IDENTITY)
-        if known is None and not self.optuna.get_trials(deepcopy=False, states=None):
-            self.optuna.set_user_attr(IDENTITY, dict(self.plan.identity))
-            self.optuna.set_user_attr(OBJECTIVES, [name for name, _ in self.plan.objectives])
+        known = study.user_attrs.get(IDENTITY)
+        is_empty = not study.get_trials(deepcopy=False, states=None)
+        ways = [direction.name.lower() for direction in study.directions]
+        if known is None and is_empty and ways == self.plan.directions:
+            study.set_user_attr(IDENTITY, dict(self.plan.identity))
+            study.set_user_attr(OBJECTIVES, [name for name, _ in self.plan.objectives])
             return True
         if changed := differences(known or {}, self.plan.identity):
             raise ConfigError(_refusal(self.plan.name, known, changed))
         return False
 
+    def most_alike(self) -> tuple[str, list[str]] | None:
+        """The study in this store that differs least, and in what; None if none is nearly the same."""
+        with told(self.plan.storage):
+            others = [one for one in self.optuna._storage.get_all_studies() if one.study_name != self.plan.name]
+        known = ((one.study_name, one.user_attrs.get(IDENTITY)) for one in others)
+        found = [(name, differences(identity, self.plan.identity)) for name, identity in known if identity]
+        nearest = min(found, key=lambda pair: len(pair[1]), default=None)
+        return nearest if nearest is not None and len(nearest[1]) <= MOST_DIFFERENCES else None
+
     def close(self) -> None:
-        """Leave the store."""
+        """Leave the store; a trial that was neither ended nor given back is for others to take over."""
+        _open.discard(self.owner.token)
         with suppress(Exception):
             close_storage(self._store)
 
@@ -87,53 +113,104 @@ class Study:
 
     def take(self) -> Trial | None:
         """The next trial for this process: one that was left, or a new one. None if there is none to take now."""
+        trial = None
+        try:
+            with Interruption(WHEN_TOLD):
+                trial = self._taken()
+        except BaseException:
+            if trial is not None:
+                self.give_back(trial)
+            raise
+        return trial
+
+    def _taken(self) -> Trial | None:
+        """A trial with its point; one for which none can be drawn (what a person enqueued does not fit) has failed."""
+        while (trial_id := self._reserved()) is not None:
+            try:
+                return self._begun(trial_id)
+            except MlopsHydraError:
+                self._leave(trial_id)
+                raise
+            except Exception as error:
+                self._fail(trial_id, f"no point could be drawn: {type(error).__name__}: {error}")
+            if self.is_over(self.trials()):
+                return None
+        return None
+
+    def _reserved(self) -> int | None:
+        """The id of a trial that is this process's from now on."""
         with told(self.plan.storage), study_lock(self.plan.storage, self._store):
             trials = self._storage.get_all_trials(self._id, deepcopy=False)
             taken = self._take_over(trials)
             if taken is None and len(trials) < self.plan.total:
-                attrs = {OWNER: asdict(self.owner)}
-                template = create_trial(state=TrialState.RUNNING, system_attrs=attrs)
+                template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: self._sign()})
                 template.datetime_start = datetime.now()
                 taken = self._storage.create_new_trial(self._id, template_trial=template)
-        return None if taken is None else self._begun(taken)
+            return taken
 
     def _take_over(self, trials: Sequence[FrozenTrial]) -> int | None:
         """A trial that waits, or whose process is gone; one that was fatal twice is told to have failed."""
         for trial in trials:
+            trial_id = trial._trial_id
             if trial.state == TrialState.WAITING:
-                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                    self._own(trial)
-                    return trial._trial_id
+                if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    self._own(trial_id)
+                    return trial_id
             elif trial.state == TrialState.RUNNING:
                 owner = _owner_of(trial)
-                if owner is not None and _is_there(owner, trial):
+                if owner is not None and self._is_there(owner, trial):
                     continue
                 deaths = trial.system_attrs.get(DEATHS, 0) + (owner is not None)
                 if deaths >= MOST_DEATHS:
-                    self._fail_dead(trial)
+                    self._fail(trial_id, "its process died, and that of the second try too")
                     continue
-                self._storage.set_trial_system_attr(trial._trial_id, DEATHS, deaths)
-                self._own(trial)
-                return trial._trial_id
+                self._storage.set_trial_system_attr(trial_id, DEATHS, deaths)
+                self._own(trial_id)
+                return trial_id
         return None
 
-    def _own(self, trial: FrozenTrial) -> None:
-        self._storage.set_trial_system_attr(trial._trial_id, OWNER, asdict(self.owner))
+    def _sign(self) -> dict[str, Any]:
+        """Who works on a trial, and since when that is known: a process elsewhere can only be asked for a late one."""
+        return {**asdict(self.owner), "beat": time.time()}
 
-    def _fail_dead(self, trial: FrozenTrial) -> None:
-        self._storage.set_trial_user_attr(trial._trial_id, "error", "its process died, and that of the second try too")
-        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    def _own(self, trial_id: int) -> None:
+        self._storage.set_trial_system_attr(trial_id, OWNER, self._sign())
+
+    def _is_ours(self, trial_id: int) -> bool:
+        trial = self._storage.get_trial(trial_id)
+        return trial.state == TrialState.RUNNING and _owner_of(trial) == self.owner
+
+    def _is_there(self, owner: Owner, trial: FrozenTrial) -> bool:
+        if replace(owner, since=0.0, token="") == replace(self.owner, since=0.0, token=""):
+            return owner.token in _open
+        return lives(owner, trial.system_attrs[OWNER].get("beat", owner.since))
+
+    def _fail(self, trial_id: int, why: str) -> None:
+        with told(self.plan.storage):
+            self._storage.set_trial_user_attr(trial_id, "error", why)
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _begun(self, trial_id: int) -> Trial:
-        """Sampled: with a sampler of its own, so that what is drawn depends on the trials before it alone."""
+        """Sampled: with a sampler and a pruner of its own, so that it depends on the trials before it alone."""
         with told(self.plan.storage), _quiet():
-            number = self._storage.get_trial_number_from_id(trial_id)
+            known = self._storage.get_trial(trial_id)
             self.optuna._thread_local.cached_all_trials = None
-            self.optuna.sampler = build_sampler(self.plan, number)
+            self.optuna.sampler = build_sampler(self.plan, known.number)
+            self.optuna.pruner = _build_pruner(self.plan)
             trial = Trial(self.optuna, trial_id)
             for name, distribution in self.plan.space.distributions.items():
+                if name in known.params:
+                    self._draw_again(trial, known, name, distribution)
                 trial._suggest(name, distribution)
             return trial
+
+    def _draw_again(self, trial: Trial, known: FrozenTrial, name: str, distribution: BaseDistribution) -> None:
+        """Move the sampler on: a process that died between two parameters must not change the second."""
+        is_whole = self.plan.custom_search_space is None and self.plan.space.distributions.keys() <= known.params.keys()
+        if is_whole or distribution.single() or name in trial._fixed_params or name in trial.relative_params:
+            return
+        study = optuna.pruners._filter_study(self.optuna, known)
+        self.optuna.sampler.sample_independent(study, known, name, distribution)
 
     def suggest_more(self, trial: Trial, cfg: object) -> None:
         """What `custom_search_space` adds, as hydra-optuna-sweeper calls it."""
@@ -143,10 +220,16 @@ class Study:
                 extend(cfg, trial)
 
     def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None, attrs: Mapping[str, Any]) -> bool:
-        """Tell how a trial ended; False if another process had taken this one for dead, and it is not ours to tell."""
-        with told(self.plan.storage), _quiet():
-            now = self._storage.get_trial(trial._trial_id)
-            if now.state != TrialState.RUNNING or _owner_of(now) != self.owner:
+        """Tell how a trial ended; False if another process had taken this one for dead, and it is not ours to tell.
+
+        Values that are not finite make it a failure.
+        """
+        if state == TrialState.COMPLETE and not is_finite(values or ()):
+            shown = ", ".join(f"{value:g}" for value in values or ())
+            state, values, attrs = TrialState.FAIL, None, {**attrs, "error": f"the objective is {shown}"}
+        lock = study_lock(self.plan.storage, self._store)
+        with told(self.plan.storage), lock, Interruption(WHEN_TOLD), _quiet():
+            if not self._is_ours(trial._trial_id):
                 logger.warning("Trial %d was taken over by another process meanwhile", trial.number)
                 return False
             for name, value in attrs.items():
@@ -157,22 +240,24 @@ class Study:
 
     def give_back(self, trial: Trial) -> None:
         """Leave a trial that was interrupted to whoever takes it next."""
+        self._leave(trial._trial_id)
+
+    def _leave(self, trial_id: int) -> None:
         with told(self.plan.storage), study_lock(self.plan.storage, self._store):
-            if _owner_of(self._storage.get_trial(trial._trial_id)) == self.owner:
-                self._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            if self._is_ours(trial_id):
+                self._storage.set_trial_system_attr(trial_id, OWNER, None)
+                self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     @contextmanager
     def alive(self, trial: Trial) -> Iterator[None]:
-        """Within the block other machines see that this process works on the trial."""
+        """Within the block other machines see that this process works on the trial, unless one took it over."""
         over = threading.Event()
-        key = OWNER
 
         def beat() -> None:
             while not over.wait(BEAT_SECONDS):
-                with suppress(Exception):  # told by whoever needs the store
-                    sign = {**asdict(self.owner), "beat": datetime.now().timestamp()}
-                    self._storage.set_trial_system_attr(trial._trial_id, key, sign)
+                with suppress(Exception), study_lock(self.plan.storage, self._store):  # told by whoever needs the store
+                    if self._is_ours(trial._trial_id):
+                        self._own(trial._trial_id)
 
         thread = threading.Thread(target=beat, name="trial", daemon=True)
         thread.start()
@@ -206,6 +291,29 @@ class Study:
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
+def trials_in(plan: Plan) -> list[FrozenTrial]:
+    """What the store has of the study; nothing is made.
+
+    Raises:
+        ConfigError: a study of this name is of something else.
+        TrackingError: the store cannot be used.
+    """
+    path = store_path(plan.storage)
+    if path is not None and not path.exists():
+        return []
+    with told(plan.storage):
+        store = open_storage(plan.storage)
+        try:
+            known = next((one for one in store.get_all_studies() if one.study_name == plan.name), None)
+            if known is None:
+                return []
+            if changed := differences(known.user_attrs.get(IDENTITY) or {}, plan.identity):
+                raise ConfigError(_refusal(plan.name, known.user_attrs.get(IDENTITY), changed))
+            return list(store.get_all_trials(known._study_id, deepcopy=False))
+        finally:
+            close_storage(store)
+
+
 def build_sampler(plan: Plan, number: int) -> BaseSampler:
     """The sampler of one trial, seeded by the study's seed and the trial's number.
 
@@ -214,14 +322,26 @@ def build_sampler(plan: Plan, number: int) -> BaseSampler:
     Raises:
         ConfigError: Optuna refuses its arguments.
     """
-    fixed = plan.sampler.path in (GRID, QMC)
-    offers: dict[str, Any] = {"seed": _seed(plan.seed, None if fixed else number)}
+    offers: dict[str, Any] = {"seed": _seed(plan.seed, number)}
     if plan.sampler.path == GRID:
         offers = {"search_space": plan.space.grid()}  # unseeded it is in the same order as the plug-in's
+    elif plan.sampler.path == QMC:
+        others = RandomSampler(seed=_seed(plan.seed, number))
+        offers = {"seed": _seed(plan.seed, None), "independent_sampler": others}
     sampler = build(plan.sampler, offers, where="sweeps.sampler")
     if not isinstance(sampler, BaseSampler):
         raise ConfigError(Fault("sweeps.sampler", "must be an Optuna sampler", plan.sampler.path))
+    if isinstance(sampler, QMCSampler):
+        _number(sampler, plan, number)
     return sampler
+
+
+def _number(sampler: QMCSampler, plan: Plan, number: int) -> None:
+    """Have trial n take the n-th point: a count in the study gives two processes the same, and loses one to a crash."""
+    space = {name: one for name, one in plan.space.distributions.items() if not one.single()}
+    vars(sampler).update(
+        infer_relative_search_space=lambda _study, _trial: space, _find_sample_id=lambda _study, _space: number
+    )
 
 
 def _seed(seed: int, number: int | None) -> int:
@@ -251,11 +371,6 @@ def check_buildable(plan: Plan) -> None:
 def _owner_of(trial: FrozenTrial) -> Owner | None:
     fields = trial.system_attrs.get(OWNER)
     return Owner(**{name: value for name, value in fields.items() if name != "beat"}) if fields else None
-
-
-def _is_there(owner: Owner, trial: FrozenTrial) -> bool:
-    began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return lives(owner, max(trial.system_attrs[OWNER].get("beat", 0.0), owner.since, began))
 
 
 def _refusal(name: str, known: Mapping[str, Any] | None, changed: Sequence[str]) -> list[Fault]:

@@ -25,7 +25,7 @@ from mlops_hydra.sweeps.closing import print_study
 from mlops_hydra.sweeps.confirmation import Candidate
 from mlops_hydra.sweeps.display import Display
 from mlops_hydra.sweeps.leftovers import write_results, write_trials
-from mlops_hydra.sweeps.plan import STUDIES, Plan
+from mlops_hydra.sweeps.plan import Plan
 from mlops_hydra.sweeps.planning import Request, planned
 from mlops_hydra.sweeps.pool import Pool
 from mlops_hydra.sweeps.record import StudyRecord, counted, parent_id
@@ -33,7 +33,7 @@ from mlops_hydra.sweeps.study import Study, check_buildable
 from mlops_hydra.sweeps.study_plots import write_plots
 from mlops_hydra.sweeps.worker import Job, chosen_overrides, work_on
 from mlops_hydra.sweeps.workplace import open_shared
-from mlops_hydra.tracking.folders import RESULT
+from mlops_hydra.tracking.folders import RESULT, STUDIES
 from mlops_hydra.tracking.post import Shared
 
 logger = logging.getLogger(__name__)
@@ -117,12 +117,12 @@ def sweep(
 def _opened(request: Request, console: Console, launch: Launch | None) -> Iterator["_Session"]:
     plan = request.plan
     folder = Path(request.config.output_dir, STUDIES, plan.name).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        if launch is None and request.settings.workers > 1:
-            launch = stack.enter_context(Pool(request.settings.workers, folder / "workers")).run
         study = Study(plan)
         stack.callback(study.close)
+        folder.mkdir(parents=True, exist_ok=True)
+        if launch is None and request.settings.workers > 1:
+            launch = stack.enter_context(Pool(request.settings.workers, folder / "workers")).run
         shared = open_shared(request.config, parent_id(plan))
         stack.callback(shared.post.finish)
         record = StudyRecord(plan, folder, shared.post)
@@ -159,6 +159,9 @@ class _Session:
         what = f"{plan.total} trials over {', '.join(plan.space.distributions)}"
         text = f"New study {plan.name}: {what}" if not trials else f"Study {plan.name} goes on: {ended} of {what}"
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self.study.is_new and (alike := self.study.most_alike()):
+            text = f"  not study {alike[0]}, which differs in {'; '.join(alike[1])}"
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def search(self) -> None:
         """All trials there will be."""
@@ -236,7 +239,7 @@ class _Session:
         outcome = StudyResult(
             self.study.plan.name, self.folder, counted(self.study.trials()), best, candidates, result, problem
         )
-        self._leave(outcome, command)
+        self._leave(outcome, command, winner)
         return outcome
 
     def _winner(self, candidates: tuple[Candidate, ...]) -> FrozenTrial | None:
@@ -259,7 +262,7 @@ class _Session:
         waiting._origin = config.origin
         return run(waiting, console=self.console)
 
-    def _leave(self, outcome: StudyResult, command: str | None) -> None:
+    def _leave(self, outcome: StudyResult, command: str | None, winner: FrozenTrial | None) -> None:
         write_results(self.study.optuna, self.folder)
         write_trials(self.study.optuna, self.folder)
         write_plots(self.study.optuna, self.folder)
@@ -271,9 +274,11 @@ class _Session:
         counts = {f"trials.{name}": number for name, number in outcome.counts.items()}
         self.record.end("FAILED" if outcome.problem else "FINISHED", {**counts, **tags, "problem": outcome.problem})
         rows = confirmation.rows(outcome.confirmation) if outcome.confirmation else None
-        print_study(self.console, self.study.optuna, self.folder, command, rows)
+        print_study(self.console, self.study.optuna, self.folder, command, rows, winner)
         if outcome.problem:
-            self.console.print(f"[red]The study did not succeed[/red]: {outcome.problem}", highlight=False)
+            self.console.print(
+                f"[red]The study did not succeed[/red]: {outcome.problem}", highlight=False, soft_wrap=True
+            )
 
 
 def _relative(path: Path) -> str:

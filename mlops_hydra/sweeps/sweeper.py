@@ -4,43 +4,53 @@ A launcher is given as many jobs as there are to be workers, and each joins the 
 the slowest of a batch, and joblib, Ray and SLURM are all the same. The task may be ours, or any other of Hydra's.
 """
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job
+from hydra._internal.callbacks import Callbacks
+from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna import TrialPruned
-from optuna.trial import Trial, TrialState
+from hydra_plugins.hydra_optuna_sweeper._impl import (
+    OptunaSweeperImpl,
+    create_nsgaii_sampler,
+    create_nsgaiii_sampler,
+)
+from hydra_plugins.hydra_optuna_sweeper.config import Direction as EnumDirection
+from omegaconf import DictConfig, OmegaConf
+from optuna.samplers import NSGAIIISampler, NSGAIISampler
+from optuna.trial import FrozenTrial
 
 from mlops_hydra.config import jobs
 from mlops_hydra.config.check import validated
 from mlops_hydra.config.compose import split_swept
 from mlops_hydra.config.roots import Roots
-from mlops_hydra.config.schema import Direction, SweepsConfig
-from mlops_hydra.errors import ConfigError, TrackingError, TrainingError
-from mlops_hydra.sweeps.ear import listening
+from mlops_hydra.config.schema import Direction, ExperimentConfig, SweepsConfig
+from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError, TrackingError, TrainingError
+from mlops_hydra.sweeps.joined import Joined
 from mlops_hydra.sweeps.leftovers import write_results
-from mlops_hydra.sweeps.plan import Plan, make_plan
-from mlops_hydra.sweeps.planning import base_config
-from mlops_hydra.sweeps.space import as_overrides, parse_space
-from mlops_hydra.sweeps.study import Study, is_finite
+from mlops_hydra.sweeps.plan import GRID, Plan, make_plan
+from mlops_hydra.sweeps.planning import base_config, planned
+from mlops_hydra.sweeps.space import Space, parse_space
+from mlops_hydra.sweeps.study import Study, check_buildable
 from mlops_hydra.sweeps.sweep import StudyResult, sweep
-from mlops_hydra.sweeps.worker import Ended, Job, reporter, work, work_on
-from mlops_hydra.sweeps.workplace import open_shared
+from mlops_hydra.sweeps.worker import Job
+from mlops_hydra.tracking.store import redacted
 
 logger = logging.getLogger(__name__)
 
 BASIC: Final = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOOK_SECONDS: Final = 1.0
-OURS: Final = "mlops_hydra.cli._job"
+WORKER: Final = (
+    *("hydra.output_subdir=null", "hydra.job.chdir=false", "hydra.sweep.subdir=."),
+    "hydra/job_logging=none",
+)
+"""A worker is a job that leaves nothing: folder 0 is that of trial 0."""
 
 
 class StudySweeperImpl(OptunaSweeperImpl):
@@ -55,16 +65,29 @@ class StudySweeperImpl(OptunaSweeperImpl):
         """Have the launcher run workers rather than the task itself."""
         self._joined = Joined(task_function, hydra_context)
         self._master = config
-        super().setup(hydra_context=hydra_context, task_function=self._joined, config=config)
+        unheard = replace(hydra_context, callbacks=Callbacks())  # they are told of trials, not of workers
+        super().setup(hydra_context=unheard, task_function=self._joined, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Carry out the study that `sweeps` or `hydra.sweeper` describe."""
+        """Carry out the study that `sweeps` or `hydra.sweeper` describe.
+
+        Raises:
+            SystemExit: a trial is ours, and the request is wrong or the study failed.
+            CompactHydraException: the same with another task.
+        """
         self._process_searchspace_config()
-        fixed, swept = split_swept([*self._parse_sweeper_params_config(), *arguments])
-        if self._joined.is_ours:
-            self._sweep_ours(fixed, swept)
-        else:
-            self._sweep_any(fixed, swept)
+        asked = [*self._parse_sweeper_params_config(), *arguments]
+        latest = list({text.partition("=")[0]: text for text in asked}.values())  # the command line wins
+        try:
+            fixed, swept = split_swept(latest)
+            if self._joined.is_ours:
+                self._sweep_ours(fixed, swept)
+            else:
+                self._sweep_any(fixed, swept)
+        except MlopsHydraError as error:
+            if self._joined.is_ours:
+                jobs.stopped(error)
+            raise CompactHydraException(str(error)) from error
 
     def _sweep_ours(self, fixed: list[str], swept: list[str]) -> None:
         config = base_config(fixed, swept, _roots(self._master))
@@ -72,8 +95,11 @@ class StudySweeperImpl(OptunaSweeperImpl):
             origin = config.origin
             config = config.model_copy(update={"sweeps": self._settings()})
             config._origin = origin
+            self._check_directions(config, swept)
         is_basic = self._master.hydra.launcher._target_ == BASIC
-        outcome = sweep(config, overrides=swept, launch=None if is_basic else self._launching(fixed))
+        first = next(parse_space({}, swept).probes()) if swept else []
+        launch = None if is_basic else self._launching((*fixed, *first))
+        outcome = sweep(config, overrides=swept, launch=launch)
         folder = Path(self.sweep_dir)
         folder.mkdir(parents=True, exist_ok=True)
         results = outcome.folder / "optimization_results.yaml"
@@ -95,18 +121,34 @@ class StudySweeperImpl(OptunaSweeperImpl):
             thread = threading.Thread(target=watch, name="study", daemon=True)
             thread.start()
             try:
-                self._launch([tuple(fixed)] * job.num_workers)
+                self._launch(fixed, job.num_workers)
             finally:
                 over.set()
                 thread.join()
 
         return launch
 
-    def _launch(self, overrides: Sequence[Sequence[str]]) -> None:
+    def _launch(self, overrides: Sequence[str], num_workers: int) -> None:
         assert self.launcher is not None
-        for returned in self.launcher.launch(overrides, initial_job_idx=self.job_idx):
+        for returned in self.launcher.launch([(*overrides, *WORKER)] * num_workers, initial_job_idx=0):
             _ = returned.return_value  # raises what a worker raised
-        self.job_idx += len(overrides)
+
+    def _check_directions(self, config: ExperimentConfig, swept: list[str]) -> None:
+        """An experiment knows which way is better; `direction`, where it is given, must say the same."""
+        if isinstance(self.direction, EnumDirection):  # the node's own default
+            return
+        objectives = planned(config, swept).plan.objectives
+        if self._directions() != [direction for _, direction in objectives]:
+            shown = ", ".join(f"{direction} {name}" for name, direction in objectives)
+            rule = f"does not fit the objectives, which are {shown}; leave it out, or set objective.direction"
+            raise ConfigError(Fault("hydra.sweeper.direction", rule, self._get_directions()))
+
+    def _directions(self) -> list[Direction]:
+        ways: dict[str, Direction] = {"minimize": "minimize", "maximize": "maximize"}
+        asked = [str(way) for way in self._get_directions()]
+        if not asked or not set(asked) <= set(ways):
+            raise ConfigError(Fault("hydra.sweeper.direction", "must be minimize, maximize, or a list of them", asked))
+        return [ways[way] for way in asked]
 
     def _settings(self) -> SweepsConfig:
         """The node as our settings."""
@@ -114,7 +156,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             "n_trials": self.n_trials,
             "params": {},
             "sampler": _target_of(self.sampler),
-            "pruner": _target_of(self._pruner) if self._pruner else None,
+            "pruner": None if self._pruner is None else _target_of(self._pruner),
             "storage": self.storage,
             "study_name": self.study_name,
             "workers": self.n_jobs,
@@ -130,26 +172,40 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
     def _sweep_any(self, fixed: list[str], swept: list[str]) -> None:
         """A study of a task that is not ours."""
-        settings = self._settings()
-        folder = Path(self.sweep_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        space = parse_space({}, [*fixed, *swept])
-        directions: list[Direction] = [
-            "maximize" if way == "maximize" else "minimize" for way in self._get_directions()
-        ]
+        settings, folder = self._settings(), Path(self.sweep_dir).absolute()
+        is_extended = bool(self._custom_search_space) and not swept
+        space = Space({}, tuple(fixed)) if is_extended else parse_space({}, [*fixed, *swept])
+        directions = self._directions()
         names = ["objective"] if len(directions) == 1 else [f"objective_{i}" for i in range(len(directions))]
         plan = make_plan(
             settings,
             space,
             objectives=tuple(zip(names, directions, strict=True)),
             seed=_seed_of(self.sampler),
-            storage=f"sqlite:///{folder.absolute() / 'study.db'}",
-            of={"job": self._master.hydra.job.name, "fixed": list(space.fixed)},
+            storage=f"sqlite:///{folder / 'study.db'}",
+            of={"job": self._master.hydra.job.name, "fixed": list(space.fixed), "config": _without_hydra(self._master)},
         )
+        check_buildable(plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        _announce(plan)
         self._joined.plan, self._joined.fixed, self._joined.config = plan, tuple(space.fixed), self._master
         is_basic = self._master.hydra.launcher._target_ == BASIC
-        self._launch([tuple(space.fixed)] * (1 if is_basic else settings.workers))
+        worker = [*space.fixed, *next(space.probes())]  # a group may have no option without
+        self._launch(worker, 1 if is_basic else settings.workers)
         _conclude(plan, folder)
+
+
+def _announce(plan: Plan) -> None:
+    """Raises ConfigError where the store has a study of this name that is of something else."""
+    study = Study(plan)
+    try:
+        ended = sum(trial.state.is_finished() for trial in study.trials())
+        how = "New study" if study.is_new else "Going on with study"
+        logger.info(
+            "%s %s: %d of %d trials are there, in %s", how, plan.name, ended, plan.total, redacted(plan.storage)
+        )
+    finally:
+        study.close()
 
 
 def _conclude(plan: Plan, folder: Path) -> None:
@@ -158,105 +214,60 @@ def _conclude(plan: Plan, folder: Path) -> None:
         trials = study.trials()
         write_results(study.optuna, folder)
         if study.num_failed(trials) > plan.most_failures:
-            errors = [str(trial.user_attrs["error"]) for trial in trials if "error" in trial.user_attrs]
             raise TrainingError(
-                f"{len(errors)} trials failed, more than max_failure_rate allows; the first: {errors[0]}"
+                f"Study {plan.name}: {study.num_failed(trials)} trials failed, more than"
+                f" max_failure_rate={plan.max_failure_rate:g} of {plan.total} allows. {_first_error(trials)}"
             )
+        if not study.best():
+            raise TrainingError(f"Study {plan.name}: no trial came to its end. {_first_error(trials)}")
         for trial in study.best():
-            logger.info("Best: %s with %s (trial %d)", trial.values, trial.params, trial.number)
+            logger.info("Best of study %s: %s with %s (trial %d)", plan.name, trial.values, trial.params, trial.number)
     finally:
         study.close()
 
 
-@dataclass
-class Joined:
-    """What a launcher runs in the place of the task: a worker of the study."""
-
-    task: TaskFunction
-    context: HydraContext
-    job: Job | None = None
-    plan: Plan | None = None
-    fixed: tuple[str, ...] = ()
-    config: DictConfig | None = None
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether a trial is an experiment of this package."""
-        return f"{getattr(self.task, '__module__', '')}.{getattr(self.task, '__qualname__', '')}" == OURS
-
-    def __call__(self, cfg: DictConfig) -> None:
-        """Work until the study is over."""
-        index = int(HydraConfig.get().job.num)
-        if self.job is not None:
-            shared = open_shared(self.job.config, self.job.parent)
-            try:
-                work_on(self.job, shared, index=index)
-            finally:
-                shared.post.finish()
-            return
-        assert self.plan is not None
-        study = Study(self.plan)
-        try:
-            work(study, AnyTask(self, study))
-        finally:
-            study.close()
+def _first_error(trials: Sequence[FrozenTrial]) -> str:
+    errors = ((trial.number, trial.user_attrs["error"]) for trial in trials if "error" in trial.user_attrs)
+    return next((f"The first, trial {number}: {error}" for number, error in errors), "")
 
 
-@dataclass
-class AnyTask:
-    """Trials of a task that is not ours: composed and run as Hydra runs a job."""
+def _target_of(node: Any) -> Any:
+    """A sampler or pruner as it is configured; seed and search space are set trial by trial.
 
-    joined: Joined
-    study: Study
-
-    def __call__(self, trial: Trial) -> Ended:
-        """Run the task, with the pruner listening."""
-        joined, plan = self.joined, self.study.plan
-        assert joined.config is not None
-        self.study.suggest_more(trial, joined.config)
-        overrides = [*joined.fixed, *as_overrides(trial.params)]
-        config = joined.context.config_loader.load_sweep_config(joined.config, overrides)
-        with open_dict(config):
-            config.hydra.job.id = f"{config.hydra.job.name}_{trial.number}"
-            config.hydra.job.num = trial.number
-        state = HydraConfig.instance()
-        outer = state.cfg
-        state.set_config(config)
-        try:
-            with listening(reporter(plan, trial) if plan.pruner else None):
-                returned = run_job(
-                    hydra_context=joined.context,
-                    task_function=joined.task,
-                    config=config,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-            return _ended(returned.return_value, len(plan.objectives))
-        except TrialPruned:
-            return Ended(TrialState.PRUNED, None, {})
-        finally:
-            state.cfg = outer
-
-
-def _ended(returned: Any, num_objectives: int) -> Ended:
-    """The numbers that a task returned.
-
-    Raises:
-        TypeError, ValueError: they are none, or not as many as there are objectives.
+    A grid keeps its seed, which shuffles it.
     """
-    values = tuple(float(value) for value in (returned if isinstance(returned, list | tuple) else [returned]))
-    if len(values) != num_objectives:
-        raise ValueError(f"the task returned {len(values)} values for {num_objectives} objectives")
-    if not is_finite(values):
-        return Ended(TrialState.FAIL, None, {"error": f"the task returned {returned}"})
-    return Ended(TrialState.COMPLETE, values, {})
-
-
-def _target_of(node: Any) -> dict[str, Any]:
-    """A sampler or pruner as it is configured; seed and search space are set trial by trial."""
-    tree = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    if not OmegaConf.is_dict(node):
+        return node
+    tree = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items() if key not in ("seed", "_partial_")}
+    path = tree.get("_target_")
+    left_out = {"_partial_"} if path == GRID and tree.get("seed") is not None else {"_partial_", "seed"}
+    kept = {str(key): value for key, value in tree.items() if key not in left_out}
+    return {**kept, "_target_": _SEEDED[path]} if path in _SEEDED else kept
+
+
+def nsgaii_sampler(seed: int | None = None, **node: Any) -> NSGAIISampler:
+    """The plug-in's own, whose signature does not say that it takes a seed."""
+    return create_nsgaii_sampler(seed=seed, **node)
+
+
+def nsgaiii_sampler(seed: int | None = None, **node: Any) -> NSGAIIISampler:
+    """The same of the other."""
+    return create_nsgaiii_sampler(seed=seed, **node)
+
+
+_SEEDED: Final = {
+    f"{one.__module__}.{one.__qualname__}": f"{ours.__module__}.{ours.__qualname__}"
+    for one, ours in ((create_nsgaii_sampler, nsgaii_sampler), (create_nsgaiii_sampler, nsgaiii_sampler))
+}
+
+
+def _without_hydra(config: DictConfig) -> Mapping[str, Any]:
+    """What the task is configured with, as plain values; interpolations as text."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    tree = OmegaConf.to_container(own, resolve=False, enum_to_str=True)
+    plain: dict[str, Any] = json.loads(json.dumps(tree, default=str), parse_constant=str)  # a NaN equals nothing
+    return plain
 
 
 def _seed_of(node: Any) -> int:

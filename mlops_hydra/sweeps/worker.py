@@ -18,8 +18,8 @@ from mlops_hydra.config.variations import Variations
 from mlops_hydra.errors import TrackingError
 from mlops_hydra.sweeps.plan import Plan
 from mlops_hydra.sweeps.space import as_overrides
-from mlops_hydra.sweeps.storage import told
-from mlops_hydra.sweeps.study import Study, is_finite
+from mlops_hydra.sweeps.storage import is_stores, told
+from mlops_hydra.sweeps.study import Study
 from mlops_hydra.sweeps.workplace import Outcome, Report, Workplace
 from mlops_hydra.tracking.post import Shared
 
@@ -94,11 +94,16 @@ def _executed(trial: Trial, execute: Execute) -> Ended:
     try:
         return execute(trial)
     except TrackingError as error:
-        if isinstance(error.__cause__, OSError):
+        if _is_elsewhere(error.__cause__):
             raise
         return _failed(trial, error)
     except Exception as error:  # whatever is wrong with one point, the others are worth trying
         return _failed(trial, error)
+
+
+def _is_elsewhere(cause: BaseException | None) -> bool:
+    """Whether the disk or the study's store failed, as it would for any other trial."""
+    return isinstance(cause, OSError) or (isinstance(cause, Exception) and is_stores(cause))
 
 
 def _failed(trial: Trial, error: Exception) -> Ended:
@@ -187,9 +192,6 @@ def _ended(outcome: Outcome) -> Ended:
     }
     if outcome.state == "pruned":
         return Ended(TrialState.PRUNED, None, attrs)
-    if not is_finite(outcome.values):
-        shown = ", ".join(f"{value:g}" for value in outcome.values)
-        return Ended(TrialState.FAIL, None, {**attrs, "error": f"the objective is {shown}"})
     return Ended(TrialState.COMPLETE, outcome.values, attrs)
 
 

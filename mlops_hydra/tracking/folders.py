@@ -13,6 +13,7 @@ from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.errors import TrackingError
 
 RUNS: Final = "runs"
+STUDIES: Final = "studies"
 RESULT: Final = "result.json"
 TRIAL: Final = "trial.json"
 """What a sweep left of a training: it ended, or was pruned, and nothing was judged."""

@@ -76,6 +76,8 @@ class Sender:
         """
         from mlflow.exceptions import MlflowException
 
+        if pending and pending[0]["kind"] == "start":
+            _put_tags_first(pending)
         while pending:
             group = _group(pending)
             try:
@@ -216,6 +218,17 @@ def _group(pending: Sequence[Record]) -> Sequence[Record]:
         if record["kind"] not in _BATCHED:
             break
     return pending[:count]
+
+
+def _put_tags_first(pending: list[Record]) -> None:
+    """Tags that are known already go with the start of the run: a call, and a commit, less.
+
+    The records stay, empty: how far was delivered is counted in records.
+    """
+    tags = {name: text for record in pending[1:] if record["kind"] == "tags" for name, text in record["values"].items()}
+    if tags:
+        pending[0] = {**pending[0], "tags": {**pending[0]["tags"], **tags}}
+        pending[1:] = [{**r, "values": {}} if r["kind"] == "tags" else r for r in pending[1:]]
 
 
 def _merged(records: Sequence[Record], kind: str, limit: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from mlops_hydra.tracking.claim import locked
 from mlops_hydra.tracking.delivery import Delivery, delivered_to, is_waiting
-from mlops_hydra.tracking.folders import RUNS
+from mlops_hydra.tracking.folders import RUNS, STUDIES
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs, read_run, reap
 from mlops_hydra.tracking.spool import SPOOL, read_spool
 from mlops_hydra.tracking.store import is_gone, redacted
@@ -56,9 +56,15 @@ def _dead(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
 def sync(output_dir: str | Path, store: Store) -> Iterator[Delivered]:
     """Reap, then deliver whatever waits, run by run."""
     reap_dead(output_dir, local_runs(output_dir))
-    for run in local_runs(output_dir):
+    for run in [*_studies(output_dir), *local_runs(output_dir)]:
         if run.folder is not None and run.state != "running" and is_waiting(run.folder):
             yield deliver_rest(run, run.folder, output_dir, store)
+
+
+def _studies(output_dir: str | Path) -> list[RecordedRun]:
+    """The records of studies, which those of their trials look for in MLflow."""
+    found = (read_run(folder) for folder in sorted((Path(output_dir) / STUDIES).glob("*")))
+    return [study for study in found if study is not None]
 
 
 def deliver_rest(run: RecordedRun, folder: Path, output_dir: str | Path, store: Store) -> Delivered:

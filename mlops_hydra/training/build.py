@@ -70,15 +70,16 @@ class Prepared:
     Never with embeddings: they are learnt, and drawing them is part of what the seed decides.
     """
 
+    _table: object = None
     _of: tuple[object, ...] = ()
     features: FeatureTransform | None = None
     inputs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    def is_of(self, *what: object) -> bool:
-        """Whether it holds just that; else it is emptied for it."""
-        if len(what) == len(self._of) and all(a is b or a == b for a, b in zip(what, self._of, strict=True)):
+    def is_of(self, table: object, *settings: object) -> bool:
+        """Whether it holds what is made of just that table so; else it is emptied for it."""
+        if self._table is table and self._of == settings:
             return True
-        self._of, self.features, self.inputs = what, None, {}
+        self._table, self._of, self.features, self.inputs = table, settings, None, {}
         return False
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlops_hydra.tracking.decision import Elsewhere, decide, with_folders
+from mlops_hydra.tracking.folders import TRIAL
 from mlops_hydra.tracking.lease import LEASE, Lease
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.recorded import RecordedRun, State
@@ -195,3 +196,36 @@ def test_a_process_that_has_the_folder_but_no_record_yet_is_seen(make_config, li
     lease.release()
     assert not (folder / LEASE).exists()
     assert with_folders(config, lineage, Elsewhere()).action == "new"
+
+
+def a_trial(folder: Path, state: str) -> Path:
+    (folder / TRIAL).write_text(json.dumps({"state": state}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("state", "said"), [("trained", "nothing is left to train"), ("pruned", "from the start")])
+def test_a_run_goes_on_where_a_trial_left_it_and_a_trial_takes_it(make_config, make_folder, lineage, state, said):
+    config = make_config()
+    folder = a_trial(make_folder(config, state="killed"), state)
+    decision = decide(config, lineage)
+    assert (decision.action, decision.run.folder) == ("resume", folder) and said in decision.reason
+    for_trial = with_folders(config, lineage, Elsewhere(), for_trial=True)
+    assert (for_trial.action, for_trial.run.state) == ("reuse", state)
+    assert with_folders(make_config(reuse="never"), lineage, Elsewhere(), for_trial=True).action == "new"
+
+
+def test_a_finished_run_is_better_than_a_trial_and_a_trained_one_than_a_pruned_one(make_config, make_folder, lineage):
+    config = make_config()
+    a_trial(make_folder(config, state="killed"), "pruned")
+    a_trial(make_folder(config, state="killed"), "trained")
+    assert with_folders(config, lineage, Elsewhere(), for_trial=True).run.state == "trained"
+    assert decide(config, lineage).run.state == "trained"
+    make_folder(config, state="finished")
+    assert with_folders(config, lineage, Elsewhere(), for_trial=True).run.state == "finished"
+    assert decide(config, lineage).action == "reuse"
+
+
+def test_a_trial_of_other_data_is_not_taken(make_config, make_folder, lineage, other):
+    config = make_config()
+    a_trial(make_folder(config, state="killed"), "trained")
+    assert with_folders(config, other, Elsewhere(), for_trial=True).action == "new"

@@ -205,6 +205,19 @@ def test_a_change_below_min_delta_neither_counts_nor_moves_the_best(fitter: Fitt
     assert (result.best_epoch, len(result.history)) == (1, 3)
 
 
+def test_an_observer_may_end_it_after_an_epoch_and_the_best_weights_are_kept(fitter: Fitter) -> None:
+    class Impatient(Observer):
+        def on_epoch_end(self, training: Training) -> None:
+            if training.epoch == 2:
+                training.stop()
+
+    recorder = Recorder()
+    result = fitter("epochs=5", PATIENT, measure=measure_of((1, 2), "log_loss"), observers=[recorder, Impatient()])
+    assert len(result.history) == 2 and result.stopped_early and result.best_epoch == 1
+    assert_same(fitter.model, recorder.weights[0])
+    assert recorder.heard.count("epoch") == 2 and recorder.heard[-1] == "end"
+
+
 def test_patience_that_runs_out_in_the_last_epoch_is_not_early(fitter: Fitter) -> None:
     result = fitter("epochs=3", "early_stopping.patience=2", measure=measure_of((1, 2, 3), "log_loss"))
     assert not result.stopped_early
