@@ -291,10 +291,18 @@ _NO_WORDS: Final = ("null", "true", "false", "nan", "inf")
 Space = Annotated[dict[str, str], BeforeValidator(_as_space)]
 
 
+def _check_top_k(value: int) -> int:
+    if value == 1:
+        raise ValueError("must be 0, or at least 2 to be compared")
+    return value
+
+
 class ConfirmConfig(Section):
     """Whether the best of a study are run again over new seeds before one of them is the winner."""
 
-    top_k: int = Field(ge=0, le=100, description="how many; 0: the best value wins")
+    top_k: Annotated[int, AfterValidator(_check_top_k)] = Field(
+        ge=0, le=100, description="how many; 0: the best value wins"
+    )
     seeds: int = Field(ge=2, le=100, description="runs of each, with the seeds that follow the experiment's")
 
 

@@ -24,12 +24,16 @@ from mlops_hydra.tracking.lineage import code_digest, target_paths
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for: `config` is what all trials share, and carries the settings of the study."""
+    """What was asked for: `config` is what all trials share, and carries the settings of the study.
+
+    `probes` are trials that try each choice and both ends of each range.
+    """
 
     config: ExperimentConfig
     settings: SweepsConfig
     plan: Plan
     variations: Variations
+    probes: tuple[ExperimentConfig, ...]
 
 
 def base_config(fixed: Sequence[str], swept: Sequence[str], roots: Roots) -> ExperimentConfig:
@@ -71,7 +75,7 @@ def planned(config: ExperimentConfig, overrides: Sequence[str] = ()) -> Request:
         storage=f"sqlite:///{Path(base.output_dir).absolute() / STUDIES / STORE}",
         of={"experiment": _shared_identity(tried, space), "data": data, "code": _codes(tried.values())},
     )
-    return Request(base, settings, plan, variations)
+    return Request(base, settings, plan, variations, tuple(tried.values()))
 
 
 def _typed(config: ExperimentConfig, params: Mapping[str, str]) -> list[str]:

@@ -36,7 +36,7 @@ class _Worker:
     process: "subprocess.Popen[bytes]"
     answers: list[Any] = field(default_factory=list)
     thread: threading.Thread | None = None
-    saw_progress: bool = False
+    num_ended: int = 0  # trials of the study, as far as it has told
 
     @property
     def is_busy(self) -> bool:
@@ -82,7 +82,7 @@ class Pool:
         """
         for index in range(len(self._workers)):
             self._send(index, job)
-        left, deaths = 0, 0
+        left, deaths, num_ended = 0, 0, 0
         waiting = set(range(len(self._workers)))
         while waiting:
             tick()
@@ -90,7 +90,8 @@ class Pool:
             for index in [index for index in waiting if not self._workers[index].is_busy]:
                 answer = self._answer(index)
                 if answer is None:
-                    deaths = 1 if self._made_progress() else deaths + 1
+                    before, num_ended = num_ended, max(worker.num_ended for worker in self._workers)
+                    deaths = 1 if num_ended > before else deaths + 1
                     self._replace(index, job, deaths)
                 else:
                     left += answer
@@ -101,6 +102,7 @@ class Pool:
 
     def _send(self, index: int, job: Job) -> None:
         worker = self._workers[index]
+        worker.num_ended = 0
         assert worker.process.stdin is not None
         with suppress(OSError):  # it died: that is found when it does not answer
             pickle.dump(job, worker.process.stdin)
@@ -117,13 +119,6 @@ class Pool:
         if isinstance(answer, BaseException):
             raise answer
         return int(answer)
-
-    def _made_progress(self) -> bool:
-        """Whether a trial ended since this was asked last."""
-        found = any(worker.saw_progress for worker in self._workers)
-        for worker in self._workers:
-            worker.saw_progress = False
-        return found
 
     def _replace(self, index: int, job: Job, deaths: int) -> None:
         code = _reaped(self._workers[index].process, STOP_SECONDS)
@@ -165,12 +160,15 @@ def _reaped(process: "subprocess.Popen[bytes]", seconds: float) -> int:
 
 
 def _listen(worker: _Worker) -> None:
-    """Until the answer: None says that a trial ended. A worker that says what cannot be read counts as dead."""
+    """Counts of ended trials, then the answer; a worker that says what cannot be read counts as dead."""
     assert worker.process.stdout is not None
     with suppress(Exception):
-        while (answer := pickle.load(worker.process.stdout)) is None:
-            worker.saw_progress = True
-        worker.answers.append(answer)
+        while not worker.answers:
+            kind, value = pickle.load(worker.process.stdout)
+            if kind == "ended":
+                worker.num_ended = value
+            else:
+                worker.answers.append(value)
 
 
 def main(parent: int, index: int) -> None:
@@ -183,8 +181,8 @@ def main(parent: int, index: int) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     from mlops_hydra.sweeps.workplace import open_shared
 
-    def say(answer: Any) -> None:
-        pickle.dump(answer, answers)
+    def say(kind: str, value: Any) -> None:
+        pickle.dump((kind, value), answers)
         answers.flush()
 
     while True:
@@ -192,10 +190,12 @@ def main(parent: int, index: int) -> None:
             job: Job = pickle.load(jobs)
         except EOFError:
             return
-        say(_work_on(job, index, open_shared, say))
+        say("answer", _work_on(job, index, open_shared, say))
 
 
-def _work_on(job: Job, index: int, open_shared: Callable[..., Any], say: Callable[[Any], None]) -> int | BaseException:
+def _work_on(
+    job: Job, index: int, open_shared: Callable[..., Any], say: Callable[[str, Any], None]
+) -> int | BaseException:
     from mlops_hydra.sweeps.worker import work_on
 
     shared = open_shared(job.config, job.parent)
@@ -209,16 +209,16 @@ def _work_on(job: Job, index: int, open_shared: Callable[..., Any], say: Callabl
     return int(left)
 
 
-def _progress(say: Callable[[Any], None]) -> Callable[[Study], None]:
-    """Tells each time that trials ended: it is not the workers' fault then if one dies now and again."""
-    before: int | None = None
+def _progress(say: Callable[[str, Any], None]) -> Callable[[Study], None]:
+    """Tells how many trials ended: while there are more and more, a worker may die now and again."""
+    told = 0
 
     def look(study: Study) -> None:
-        nonlocal before
+        nonlocal told
         ended = sum(trial.state.is_finished() for trial in study.trials())
-        if before is not None and ended > before:
-            say(None)
-        before = ended
+        if ended > told:
+            told = ended
+            say("ended", ended)
 
     return look
 

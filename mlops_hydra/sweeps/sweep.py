@@ -29,10 +29,10 @@ from mlops_hydra.sweeps.plan import Plan
 from mlops_hydra.sweeps.planning import Request, planned
 from mlops_hydra.sweeps.pool import Pool
 from mlops_hydra.sweeps.record import StudyRecord, counted, parent_id
-from mlops_hydra.sweeps.study import Study, check_buildable
+from mlops_hydra.sweeps.study import Study, check_buildable, trials_in
 from mlops_hydra.sweeps.study_plots import write_plots
 from mlops_hydra.sweeps.worker import Job, chosen_overrides, work_on
-from mlops_hydra.sweeps.workplace import open_shared
+from mlops_hydra.sweeps.workplace import check_builds, open_shared
 from mlops_hydra.tracking.folders import RESULT, STUDIES
 from mlops_hydra.tracking.post import Shared
 
@@ -107,6 +107,8 @@ def sweep(
     console = console or Console()
     request = planned(config, overrides)
     check_buildable(request.plan)
+    if not trials_in(request.plan):
+        check_builds(request.probes)
     with _opened(request, console, launch) as session:  # side effects begin
         session.search()
         candidates = session.confirm()
@@ -220,10 +222,8 @@ class _Session:
         trials = self.study.trials()
         failed, most = self.study.num_failed(trials), self.study.plan.most_failures
         if failed > most:
-            rate = self.study.plan.max_failure_rate
-            return (
-                f"{failed} trials failed, more than sweeps.max_failure_rate={rate:g} of {self.study.plan.total} allows"
-            )
+            rate, total = self.study.plan.max_failure_rate, self.study.plan.total
+            return f"{failed} of {total} trials failed: sweeps.max_failure_rate={rate:g} allows {most}"
         return "" if self.study.best() else "no trial came to its end"
 
     def conclude(self, candidates: tuple[Candidate, ...]) -> StudyResult:

@@ -8,7 +8,7 @@ share is read once: code, data, encoded splits, and the way to MLflow.
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from mlops_hydra.config.targets import as_function
 from mlops_hydra.data.digests import remembering
 from mlops_hydra.data.sources import Source, open_source
 from mlops_hydra.data.splits import Splits, Table
-from mlops_hydra.errors import TrackingError
+from mlops_hydra.errors import ConfigError, Fault, RequestError, TrackingError
 from mlops_hydra.evaluation.metrics import score, user_metrics
 from mlops_hydra.fitting import export, make_observers, setting, start_from, train
 from mlops_hydra.packaging import files
@@ -284,6 +284,27 @@ def _trained_by(run: RecordedRun, folder: Path) -> Trained:
     }
     best = int(result["best_epoch"])
     return Trained("trained", objective, values, scores, best, values.get(objective.metric, math.nan), False, 0)
+
+
+def check_builds(configs: Iterable[ExperimentConfig]) -> None:
+    """Build what each config trains, without training it.
+
+    Raises:
+        RequestError: with the faults of all that cannot be built.
+    """
+    faults: dict[str, Fault] = {}
+    splits: dict[str, Splits] = {}
+    for config in configs:
+        key = canonical_json(config.data.model_dump(mode="json"))
+        try:
+            splits[key] = splits.get(key) or open_source(config.data).load()
+            if isinstance(splits[key].train, Table):  # a Dataset may be dear to open
+                objective = resolve_objective(config.objective, splits[key].task)
+                build_workbench(config, splits[key], objective, torch.device("cpu"))
+        except RequestError as error:
+            faults |= {str(fault): fault for fault in error.faults}
+    if faults:
+        raise ConfigError(list(faults.values()))
 
 
 def open_shared(config: ExperimentConfig, parent: str) -> Shared:

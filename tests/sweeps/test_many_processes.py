@@ -254,7 +254,7 @@ STUDY = [
     "progress=plain",
 ]
 SHORT = [*STUDY, "sweeps.n_trials=8", "trainer.epochs=2"]
-LONG = [*STUDY, "sweeps.n_trials=5", "trainer.epochs=250"]
+LONG = [*STUDY, "sweeps.n_trials=4", "trainer.epochs=150"]
 
 
 @dataclass
@@ -342,7 +342,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> list[t
     with started(folder, *LONG) as command:
         assert command.end() == 0, command.output
     results = results_in(folder)
-    assert [state for state, *_ in results] == ["COMPLETE"] * 5
+    assert [state for state, *_ in results] == ["COMPLETE"] * 4
     return results
 
 
@@ -373,7 +373,7 @@ def test_workers_share_the_trials_of_a_study_and_are_gone_when_it_is_over(tmp_pa
 def test_the_trial_of_a_killed_worker_is_finished_by_another_and_the_study_is_as_if_nothing_had_been(
     tmp_path: Path, empty_store: Path, whole: list[Any]
 ) -> None:
-    """Ten seconds where nobody else works: processes that import torch, and five trials of a second."""
+    """Ten seconds where nobody else works: processes that import torch, and four trials of a second."""
     folder = place(tmp_path, "place", empty_store)
     with started(folder, *LONG) as command, trials_of(store_of(folder)) as trials:
         victim = until(lambda: running_with_checkpoint(folder, trials), "a trial with a checkpoint")
@@ -469,13 +469,15 @@ import os, sys, torch
 class Model(torch.nn.Linear):
     def __init__(self, in_features, out_features, kind="fine"):
         super().__init__(in_features, out_features)
+        if "mlops_hydra.sweeps.pool" not in sys.orig_argv:
+            return
         if kind.startswith("loud"):
             print("printed by the model", flush=True)
             os.write(1, b"written to standard output")
             assert sys.stdin.read() == ""
         if kind.startswith("wrong"):
             raise ValueError("the model does not like this point")
-        if kind.startswith("deadly") and "mlops_hydra.sweeps.pool" in sys.orig_argv:
+        if kind.startswith("deadly"):
             os._exit(11)
 """
 
@@ -505,4 +507,4 @@ def test_a_model_that_prints_asks_fails_or_ends_its_process_does_no_harm_to_the_
     logs = "".join(path.read_text() for path in folder.glob("outputs/studies/*/workers/*.log"))
     assert "printed by the model" in logs
     assert "written to standard output" in logs
-    assert "printed by the model" not in command.output.partition("8 trials:")[0], "it would spoil the table"
+    assert "printed by the model" not in command.output, "it would spoil the table"

@@ -242,6 +242,9 @@ def test_the_gates_of_the_winner_are_the_exit_code(workplace: Path):
         (["sweeps=hyperband", "objective.others=[num_parameters]", *SPACE], "works with one objective"),
         (["sweeps=tpe", "sweeps.study_name=../x", *SPACE], "names a folder"),
         (["sweeps=tpe", "data.target=nothing", *SPACE], "nothing"),
+        (["sweeps=tpe", "model=mlp", "model.dropout=0.1,7"], "model"),
+        (["sweeps=tpe", "sweeps.confirm.top_k=1", *SPACE], "at least 2"),
+        (["sweeps=tpe", "hydra.sweeper.n_trials=3", *SPACE], "sweeps.n_trials"),
     ],
 )
 def test_a_wrong_request_stops_before_the_first_trial_and_writes_nothing(

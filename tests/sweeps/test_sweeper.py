@@ -3,6 +3,7 @@
 What the two have in common is asserted of both; what ours adds stands beside what the plug-in does instead.
 """
 
+import logging
 import math
 import subprocess
 import sys
