@@ -10,6 +10,7 @@ start-up and what comes at the end do not count. Pruning and workers: whole stud
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -32,8 +33,8 @@ SPACE = ("optimizer.lr=tag(log, interval(1e-4, 1e-1))", "model.dropout=interval(
 TRAINING = f"""
 import sys, torch
 from mlops_hydra import compose
+from mlops_hydra.config.frozen import FrozenMap, Target
 from mlops_hydra.config.objective import resolve_objective
-from mlops_hydra.config.variations import Variations
 from mlops_hydra.data.sources import open_source
 from mlops_hydra.fitting import train
 from mlops_hydra.training.build import Prepared, build_workbench
@@ -48,8 +49,8 @@ device, prepared = torch.device("cpu"), Prepared()
 
 def trained(lr, dropout):
     \"\"\"The training alone: a model, an optimizer, {EPOCHS} epochs.\"\"\"
-    optimizer = type(base.optimizer)(base.optimizer.path, type(base.optimizer.args)({{**base.optimizer.args, "lr": lr}}))
-    model = type(base.model)(base.model.path, type(base.model.args)({{**base.model.args, "dropout": dropout}}))
+    optimizer = Target(base.optimizer.path, FrozenMap({{**base.optimizer.args, "lr": lr}}))
+    model = Target(base.model.path, FrozenMap({{**base.model.args, "dropout": dropout}}))
     config = base.model_copy(update={{"optimizer": optimizer, "model": model}})
     with reproducible(deterministic=True, num_threads=1):
         set_all_seeds(0)
@@ -74,8 +75,9 @@ study.optimize(
 """
 HYDRA = f"""
 import hydra
+CONF = {str(ROOT / "conf")!r}
 
-@hydra.main(config_path={str(ROOT / "conf")!r}, config_name="config", execution_whitelist=["hydra.*", "hydra_plugins.*"])
+@hydra.main(config_path=CONF, config_name="config", execution_whitelist=["hydra.*", "hydra_plugins.*"])
 def main(cfg):
     from training import trained
     return trained(cfg.optimizer.lr, cfg.model.dropout)
@@ -144,7 +146,7 @@ def compare_overhead(folder: Path, rounds: int) -> None:
             "gates=none",
             f"tracking.uri=sqlite:///{store}",
             *SPACE,
-        ),  # fmt: skip
+        ),
     }
     print(f"\na trial of {EPOCHS} epochs, {rounds} rounds, one core; ms")
     runs = {name: partial(a_trial, command, folder) for name, command in commands.items()}
@@ -188,10 +190,10 @@ def compare_pruning(folder: Path, rounds: int) -> None:
     times: dict[str, list[float]] = {"hyperband": [], "tpe": []}
     values: dict[str, list[float]] = {"hyperband": [], "tpe": []}
     for seed in range(rounds):
-        for sweeps in times:
+        for sweeps, taken in times.items():
             options = (f"sweeps={sweeps}", "sweeps.n_trials=40", f"seed={seed}", "objective.metric=accuracy")
             took, value = a_study(folder, *options)
-            times[sweeps].append(took.wall)
+            taken.append(took.wall)
             values[sweeps].append(value)
         print(f"  seed {seed}: " + ", ".join(f"{s} {times[s][-1]:.1f} s, {values[s][-1]:.4f}" for s in times))
     print_target("whole study: hyperband / tpe, wall time", Ratio.of(times["hyperband"], times["tpe"]), "<=", 0.45)
@@ -229,11 +231,9 @@ def measure_growth(folder: Path, sampler: str) -> None:
     spent(ours(*options, f"output_dir={fresh(folder)}", SPACE[0]), folder, cores={0})
     lines = [line.split() for line in (folder / "times.txt").read_text().splitlines()]
     times, memory = [float(time) for time, _ in lines], [float(megabytes) for _, megabytes in lines]
-    steps = [b - a for a, b in zip(times, times[1:], strict=False)]
-    early, late = statistics.median(steps[9:59]), statistics.median(steps[-50:])
-    print(
-        f"\n1,000 trials of one epoch, {sampler}: the 10th to 59th {1000 * early:.1f} ms, the last 50 {1000 * late:.1f} ms"
-    )
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    early, late = (1000 * statistics.median(part) for part in (steps[9:59], steps[-50:]))
+    print(f"\n1,000 trials of one epoch, {sampler}: the 10th to 59th {early:.1f} ms, the last 50 {late:.1f} ms")
     print(f"  memory after 50 trials {memory[49]:.0f} MB, after 1,000 {memory[-1]:.0f} MB")
     print_target("the 1,000th / the 10th", Ratio(late / early, math.nan, math.nan), "<=", 1.5)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mlops_hydra.atomic import written_to
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.seeds import derive_seed
 from mlops_hydra.config.targets import as_function, build
 from mlops_hydra.data.splits import Splits
 from mlops_hydra.evaluation.baseline import Baseline
@@ -27,7 +28,7 @@ from mlops_hydra.training.checkpoints import Checkpoints
 from mlops_hydra.training.loop import FitResult, fit
 from mlops_hydra.training.observers import check_observer
 from mlops_hydra.training.progress import PlainProgress, make_progress
-from mlops_hydra.training.seeding import derive_seed, reproducible, set_all_seeds
+from mlops_hydra.training.seeding import reproducible, set_all_seeds
 
 
 @contextmanager

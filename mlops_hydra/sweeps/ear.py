@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-_EAR: Final[ContextVar[Callable[[float, int], bool] | None]] = ContextVar("ear", default=None)
+Report = Callable[[float, int], bool]
+"""`(objective, epoch) -> whether to stop here`."""
+
+_EAR: Final[ContextVar[Report | None]] = ContextVar("ear", default=None)
 
 
 def report(value: float, step: int) -> None:
@@ -25,7 +28,7 @@ def report(value: float, step: int) -> None:
 
 
 @contextmanager
-def listening(hears: Callable[[float, int], bool] | None) -> Iterator[None]:
+def listening(hears: Report | None) -> Iterator[None]:
     """Within the block reports go to `hears`, which says whether to stop."""
     token = _EAR.set(hears)
     try:

@@ -18,8 +18,7 @@ from mlops_hydra.sweeps.ear import listening
 from mlops_hydra.sweeps.plan import Plan
 from mlops_hydra.sweeps.space import as_overrides
 from mlops_hydra.sweeps.study import Study
-from mlops_hydra.sweeps.worker import Ended, Job, reporter, work, work_on
-from mlops_hydra.sweeps.workplace import open_shared
+from mlops_hydra.sweeps.worker import Ended, Job, reporter, work
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,9 @@ class Joined:
         """Work until the study is over."""
         index = int(HydraConfig.get().job.num)
         if self.job is not None:
+            from mlops_hydra.sweeps.experiments import work_on  # torch: other tasks can do without
+            from mlops_hydra.sweeps.workplace import open_shared
+
             shared = open_shared(self.job.config, self.job.parent)
             try:
                 work_on(self.job, shared, index=index)

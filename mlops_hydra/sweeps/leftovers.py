@@ -83,12 +83,19 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
         "state": pd.Series([STATES[trial.state] for trial in trials], dtype="str"),
         **_values(study, trials),
         **{f"params.{name}": _column([_param(trial, name) for trial in trials]) for name in _param_names(trials)},
-        **{name: _texts([trial.user_attrs.get(name) for trial in trials]) for name in _TEXTS},
+        **{name: _texts([_attr(trial, name) for trial in trials]) for name in _TEXTS},
         "seconds": _numbers([trial.user_attrs.get("seconds") for trial in trials]),
         "num_reports": pd.Series([len(trial.intermediate_values) for trial in trials], dtype="int64"),
         "last_report": _numbers(last),
     }
     return pd.DataFrame(columns)
+
+
+def _attr(trial: FrozenTrial, name: str) -> Any:
+    """What a trial says of itself; a run is named `<fingerprint>/<folder>`, and new unless it says otherwise."""
+    run = trial.user_attrs.get("run")
+    implied = {"fingerprint": run.partition("/")[0], "status": "new"} if run else {}
+    return trial.user_attrs.get(name, implied.get(name))
 
 
 _ABSENT: Final = object()  # None may be a parameter's value

@@ -196,7 +196,7 @@ def main(parent: int, index: int) -> None:
 def _work_on(
     job: Job, index: int, open_shared: Callable[..., Any], say: Callable[[str, Any], None]
 ) -> int | BaseException:
-    from mlops_hydra.sweeps.worker import work_on
+    from mlops_hydra.sweeps.experiments import work_on
 
     shared = open_shared(job.config, job.parent)
     try:

@@ -24,14 +24,15 @@ from mlops_hydra.sweeps import confirmation
 from mlops_hydra.sweeps.closing import print_study
 from mlops_hydra.sweeps.confirmation import Candidate
 from mlops_hydra.sweeps.display import Display
+from mlops_hydra.sweeps.experiments import chosen_overrides, work_on
 from mlops_hydra.sweeps.leftovers import write_results, write_trials
 from mlops_hydra.sweeps.plan import Plan
 from mlops_hydra.sweeps.planning import Request, planned
 from mlops_hydra.sweeps.pool import Pool
 from mlops_hydra.sweeps.record import StudyRecord, counted, parent_id
-from mlops_hydra.sweeps.study import Study, check_buildable, trials_in
+from mlops_hydra.sweeps.study import Study, best_first, check_buildable, trials_in
 from mlops_hydra.sweeps.study_plots import write_plots
-from mlops_hydra.sweeps.worker import Job, chosen_overrides, work_on
+from mlops_hydra.sweeps.worker import Job
 from mlops_hydra.sweeps.workplace import check_builds, open_shared
 from mlops_hydra.tracking.folders import RESULT, STUDIES
 from mlops_hydra.tracking.post import Shared
@@ -170,22 +171,22 @@ class _Session:
         job = Job(self.study.plan, self.request.config, parent_id(self.study.plan), self.settings.workers)
         with self._display(self.study.plan) as display:
 
-            def look(study: Study) -> None:
-                trials = study.trials()
+            def look(trials: Sequence[FrozenTrial]) -> None:
                 display.update(trials)
-                self.record.update(trials, self.study.best())
+                best = best_first(trials, job.plan.directions[0])[:1] if self._has_one_objective else []
+                self.record.update(trials, best)
 
             self._run(job, self.study, look)
 
-    def _run(self, job: Job, study: Study, look: Callable[[Study], None]) -> None:
-        look(study)
-        if study.is_over(study.trials()):
+    def _run(self, job: Job, study: Study, look: Callable[[Sequence[FrozenTrial]], None]) -> None:
+        look(study.trials())
+        if study.is_over(study.seen):
             return
         if self.launch is None:
-            work_on(job, self.shared, tick=look)
+            work_on(job, self.shared, tick=lambda one: look(one.seen))
         else:
-            self.launch(job, lambda: look(study))
-        look(study)
+            self.launch(job, lambda: look(study.trials()))
+        look(study.trials())
 
     def _display(self, plan: Plan) -> Display:
         mode = self.request.config.progress
@@ -204,7 +205,7 @@ class _Session:
         study = Study(plan)
         try:
             with self._display(plan) as display:
-                self._run(self._job(plan, candidates), study, lambda one: display.update(one.trials()))
+                self._run(self._job(plan, candidates), study, display.update)
             direction = plan.objectives[0][1]
             return tuple(confirmation.compared(chosen, study.trials(), direction))
         finally:

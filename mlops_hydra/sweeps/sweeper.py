@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra._internal.callbacks import Callbacks
 from hydra.errors import CompactHydraException
@@ -38,9 +38,11 @@ from mlops_hydra.sweeps.plan import GRID, Plan, make_plan
 from mlops_hydra.sweeps.planning import base_config, planned
 from mlops_hydra.sweeps.space import Space, parse_space
 from mlops_hydra.sweeps.study import Study, check_buildable
-from mlops_hydra.sweeps.sweep import StudyResult, sweep
 from mlops_hydra.sweeps.worker import Job
 from mlops_hydra.tracking.store import redacted
+
+if TYPE_CHECKING:
+    from mlops_hydra.sweeps.sweep import StudyResult
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
             raise CompactHydraException(str(error)) from error
 
     def _sweep_ours(self, fixed: list[str], swept: list[str]) -> None:
+        from mlops_hydra.sweeps.sweep import sweep  # torch: other tasks can do without
+
         config = base_config(fixed, swept, _roots(self._master))
         if config.sweeps is None:
             origin = config.origin
@@ -280,7 +284,7 @@ def _roots(config: DictConfig) -> Roots:
     return Roots(sources.get("main") or None, sources.get("command-line"), config.hydra.job.config_name)
 
 
-def _as_job(outcome: StudyResult) -> dict[str, Any]:
+def _as_job(outcome: "StudyResult") -> dict[str, Any]:
     """What decides the exit code of the multirun."""
     job: dict[str, Any] = {"study": outcome.name, "verdict": outcome.verdict}
     return {**job, "error": outcome.problem} if outcome.problem else job

@@ -8,7 +8,7 @@ share is read once: code, data, encoded splits, and the way to MLflow.
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from mlops_hydra.fitting import export, make_observers, setting, start_from, tra
 from mlops_hydra.packaging import files
 from mlops_hydra.packaging.predictions import as_predicted
 from mlops_hydra.packaging.trained import Trained, trained_of, write_trained
+from mlops_hydra.sweeps.ear import Report
 from mlops_hydra.tracking.claim import Claim, claimed
 from mlops_hydra.tracking.decision import Elsewhere, ask_mlflow
 from mlops_hydra.tracking.fetch import fetch_run
@@ -48,9 +49,6 @@ from mlops_hydra.training.manifest import remove_checkpoints
 from mlops_hydra.training.observers import Observer, Training
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[float, int], bool]
-"""`(objective, epoch) -> whether to stop here`."""
 
 
 @dataclass(frozen=True, slots=True)

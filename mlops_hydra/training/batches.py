@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
+from mlops_hydra.config.seeds import derive_seed
 from mlops_hydra.errors import DataError, Fault
-from mlops_hydra.training.seeding import RandomState, derive_seed, set_all_seeds
+from mlops_hydra.training.seeding import RandomState, set_all_seeds
 
 _GATHERED_BATCHES: Final = 64  # gathered in one go: 2 us a step instead of 8, and memory stays bounded
 

@@ -4,7 +4,6 @@ Every consumer of randomness has a seed of its own, derived from the experiment'
 numbers moves no other.
 """
 
-import hashlib
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -22,12 +21,6 @@ def set_all_seeds(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def derive_seed(seed: int, *names: object) -> int:
-    """A seed in [0, 2**63) for one consumer: `derive_seed(0, "order", epoch)`."""
-    text = ":".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def test_without_a_pruner_nothing_is_reported(workplace: Path):
 
 def test_mlflow_has_a_run_for_the_study_above_those_of_its_trials(workplace: Path):
     result = study(*PRUNED)
-    client = open_client("sqlite:///outputs/mlflow.db")
+    client = open_client(f"sqlite:///{workplace}/outputs/mlflow.db")
     runs = client.search_runs(["1"], max_results=100)
     (parent,) = [one for one in runs if one.info.run_name == result.name]
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -308,7 +308,7 @@ def test_a_server_that_is_down_costs_no_trial_and_sync_delivers_all(workplace: P
     result = study("sweeps=random", "sweeps.n_trials=3", *down)
     assert result.counts == {"complete": 3}
     assert main(["sync", "tracking.uri=sqlite:///outputs/mlflow.db"]) == 0
-    runs = open_client("sqlite:///outputs/mlflow.db").search_runs(["1"], max_results=50)
+    runs = open_client(f"sqlite:///{workplace}/outputs/mlflow.db").search_runs(["1"], max_results=50)
     (parent,) = [one for one in runs if one.info.run_name == result.name]
     assert sum(one.data.tags.get("mlflow.parentRunId") == parent.info.run_id for one in runs) == 3
 

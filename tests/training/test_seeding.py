@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_hydra import set_all_seeds
-from mlops_hydra.training.seeding import RandomState, derive_seed, reproducible
+from mlops_hydra.config.seeds import derive_seed
+from mlops_hydra.training.seeding import RandomState, reproducible
 
 
 def draws() -> tuple[float, float, float]:
