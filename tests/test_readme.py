@@ -45,7 +45,7 @@ def own_project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_there_are_commands_to_run() -> None:
     assert len(commands()) >= 15
-    assert len(outputs()) == 5
+    assert len(outputs()) == 6
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("mlops-hydra")])

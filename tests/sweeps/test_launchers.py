@@ -89,6 +89,7 @@ def test_joblib_runs_exactly_the_trials_and_lets_go(workplace: Path) -> None:
     assert {path.name for path in (workplace / "outputs" / "multirun").iterdir()} == {"optimization_results.yaml"}
 
 
+@pytest.mark.slow
 def test_the_node_alone_asks_for_a_study(workplace: Path) -> None:
     """Two worker processes, and no `sweeps=`."""
     node = ["hydra/sweeper=mlops_hydra", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]

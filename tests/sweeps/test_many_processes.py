@@ -127,7 +127,9 @@ def assert_exactly(trials: Sequence[FrozenTrial], total: int) -> None:
 MANY = {"sqlite": (2, 40), "journal": (4, 60), "postgresql": (8, 200)}
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["undisturbed", "one is killed"])
+@pytest.mark.parametrize(
+    "is_killed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["undisturbed", "one is killed"]
+)
 def test_many_processes_make_exactly_the_total_none_lost_and_none_twice(
     is_killed: bool, storage_url: str, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_many_processes_make_exactly_the_total_none_lost_and_none_twice(
     assert len({pid for _, pid in begun}) == num_workers, "all of them worked"
 
 
+@pytest.mark.slow
 def test_optuna_reads_what_many_processes_wrote(storage_url: str, tmp_path: Path) -> None:
     with working(plan_of(storage_url, 12), 3, tmp_path / "log", seconds=0.0) as workers:
         assert workers.codes() == [0, 0, 0]
@@ -357,6 +360,7 @@ def running_with_checkpoint(folder: Path, trials: Callable[[], list[FrozenTrial]
     return None
 
 
+@pytest.mark.slow
 def test_workers_share_the_trials_of_a_study_and_are_gone_when_it_is_over(tmp_path: Path, empty_store: Path) -> None:
     folder = place(tmp_path, "place", empty_store)
     with started(folder, *SHORT) as command:
@@ -366,7 +370,7 @@ def test_workers_share_the_trials_of_a_study_and_are_gone_when_it_is_over(tmp_pa
     with trials_of(store_of(folder)) as trials:
         owners = {trial.system_attrs[OWNER]["pid"] for trial in trials()}
         assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 8
-        assert len({trial.user_attrs["fingerprint"] for trial in trials()}) == 8
+        assert len({trial.user_attrs["run"] for trial in trials()}) == 8
     assert owners <= pids
 
 

@@ -86,6 +86,7 @@ def test_the_basic_sweeper_runs_jobs_with_several_objectives(
     assert "model=linear" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_joblib_launcher_runs_the_plugins_jobs(workplace: Path) -> None:
     """A process for each core imports torch: 15 s."""
     node = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]

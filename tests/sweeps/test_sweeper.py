@@ -257,7 +257,9 @@ def test_every_sampler_of_the_plugin_is_looked_at() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("tpe", "nsgaii") else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS]
+)
 def test_every_sampler_of_the_plugin_is_accepted_and_seeded(run: Run, name: str) -> None:
     space = with_space(GRID if name == "grid" else {"layers": "range(1,9)", "lr": SPACE["lr"]})
     node = [f"hydra/sweeper/sampler={name}", *OPTIONS[name], *space, "hydra.sweeper.n_trials=5"]
@@ -462,6 +464,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_jobs_of_joblib_share_one_study(tmp_path: Path) -> None:
     """Two processes import torch: about 10 s."""
     write_app(tmp_path)
