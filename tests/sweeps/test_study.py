@@ -525,9 +525,9 @@ def test_a_process_that_slept_neither_ends_nor_takes_back_what_was_taken_over(
 class Interrupted(Study):
     """Ctrl-C while a point is drawn."""
 
-    def _begun(self, trial_id: int) -> Trial:
+    def _begun(self, trial_id: int, *, is_new: bool) -> Trial:
         os.kill(os.getpid(), signal.SIGINT)
-        return super()._begun(trial_id)
+        return super()._begun(trial_id, is_new=is_new)
 
 
 def test_ctrl_c_while_a_trial_is_taken_leaves_it_waiting(storage_url: str, opens: Opens) -> None:
