@@ -11,7 +11,6 @@ start-up and what comes at the end do not count. Pruning and workers: whole stud
 
 import argparse
 import itertools
-import json
 import math
 import os
 import resource
@@ -178,29 +177,28 @@ DIGITS = ("data=digits", "gates=none", "trainer.early_stopping.patience=null", "
 LARGE = ("trainer.epochs=81", "model.hidden=[256,128]", "objective.metric=accuracy")
 
 
-def a_study(folder: Path, *overrides: str) -> tuple[Spent, float]:
-    """A whole study, and its best value."""
-    out = fresh(folder)
-    space = ("optimizer.lr=tag(log, interval(1e-5, 1e-1))", *SPACE[1:])
-    took = spent(ours(*DIGITS, *overrides, f"output_dir={out}", *space), folder)
-    (result,) = out.glob("studies/*/result.json")
-    return took, float(json.loads(result.read_text())["best"]["value"])
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A whole study: `ends` has, of each complete trial, seconds from the beginning to its end, and its value."""
+
+    command: float  # seconds of wall time
+    trials: float  # from the beginning of the first to the end of the last
+    ends: list[tuple[float, float]]
 
 
-def searched(folder: Path, *overrides: str) -> list[tuple[float, float]]:
-    """Of each complete trial: seconds from the beginning of the search to its end, and its value; then the whole."""
+def searched(folder: Path, *overrides: str) -> Search:
+    """Have the command line carry out a study of the digits."""
     import optuna
 
     out = fresh(folder)
-    spent(
-        ours(*DIGITS, *overrides, f"output_dir={out}", "optimizer.lr=tag(log, interval(1e-5, 1e-1))", SPACE[1]), folder
-    )
+    space = ("optimizer.lr=tag(log, interval(1e-5, 1e-1))", SPACE[1])
+    took = spent(ours(*DIGITS, *overrides, f"output_dir={out}", *space), folder)
     url = f"sqlite:///{out / 'studies' / 'studies.db'}"
     trials = optuna.load_study(study_name=optuna.get_all_study_names(url)[0], storage=url).trials
     began = trials[0].datetime_start
     ends = [((trial.datetime_complete - began).total_seconds(), trial.value) for trial in trials]
     is_complete = [trial.state == optuna.trial.TrialState.COMPLETE for trial in trials]
-    return [end for end, keep in zip(ends, is_complete, strict=True) if keep] + [(max(ends)[0], math.nan)]
+    return Search(took.wall, max(ends)[0], [end for end, keep in zip(ends, is_complete, strict=True) if keep])
 
 
 def compare_pruning(folder: Path, rounds: int) -> None:
@@ -209,17 +207,14 @@ def compare_pruning(folder: Path, rounds: int) -> None:
     whole, reached, unpruned = [], [], []
     for seed in range(rounds):
         options = ("sweeps.n_trials=40", f"seed={seed}", *LARGE)
-        *ends, (all_of_tpe, _) = searched(folder, "sweeps=tpe", *options)
-        *pruned, (all_of_hyperband, _) = searched(folder, "sweeps=hyperband", *options)
-        enough = 0.99 * max(value for _, value in ends)
-        first = [min((t for t, value in some if value >= enough), default=math.inf) for some in (pruned, ends)]
-        whole.append(all_of_hyperband / all_of_tpe)
-        reached.append(first[0] / all_of_tpe)
-        unpruned.append(first[1] / all_of_tpe)
-        best = [max(value for _, value in some) for some in (pruned, ends)]
-        print(
-            f"  seed {seed}: hyperband {all_of_hyperband:.1f} s, {best[0]:.4f}; tpe {all_of_tpe:.1f} s, {best[1]:.4f}"
-        )
+        tpe, hyperband = (searched(folder, f"sweeps={name}", *options) for name in ("tpe", "hyperband"))
+        enough = 0.99 * max(value for _, value in tpe.ends)
+        first = [min((t for t, value in one.ends if value >= enough), default=math.inf) for one in (hyperband, tpe)]
+        whole.append(hyperband.trials / tpe.trials)
+        reached.append(first[0] / tpe.trials)
+        unpruned.append(first[1] / tpe.trials)
+        texts = [f"{one.trials:.1f} s, {max(value for _, value in one.ends):.4f}" for one in (hyperband, tpe)]
+        print(f"  seed {seed}: hyperband {texts[0]}; tpe {texts[1]}")
     ones = [1.0] * rounds
     print_target("hyperband is within 1 %, of the time of tpe", Ratio.of(reached, ones), "<=", 0.45)
     print(f"  {'tpe itself is within 1 %':<52} {Ratio.of(unpruned, ones)}")
@@ -227,13 +222,23 @@ def compare_pruning(folder: Path, rounds: int) -> None:
 
 
 def compare_workers(folder: Path, rounds: int) -> None:
-    """Two processes against one, on two cores."""
-    options = ("sweeps=random", "sweeps.n_trials=60", "trainer.epochs=60")
-    runs = {f"{n} worker{'s' * (n > 1)}": partial(a_study, folder, *options, f"sweeps.workers={n}") for n in (1, 2)}
-    print(f"\n60 trials of 60 epochs on the digits, {rounds} rounds")
-    one, two = ([took.wall for took, _ in values] for values in interleaved(runs, rounds).values())
-    print(f"  one worker {statistics.median(one):.1f} s, two {statistics.median(two):.1f} s")
-    print_target("whole command: one worker / two", Ratio.of(one, two), ">=", 1.85)
+    """Two processes against one, on two cores; trials of half a second, and of six."""
+    sizes = {60: ("trainer.epochs=60",), 24: ("trainer.epochs=200", "model.hidden=[512,256]")}
+    for number, size in sizes.items():
+        options = ("sweeps=random", f"sweeps.n_trials={number}", *size)
+        runs = {f"workers={n}": partial(searched, folder, *options, f"sweeps.workers={n}") for n in (1, 2)}
+        print(f"\n{number} trials on the digits, {' '.join(size)}, {rounds} rounds")
+        one, two = interleaved(runs, rounds).values()
+        for name, values in (("one worker", one), ("two", two)):
+            command, trials = (statistics.median(getattr(v, key) for v in values) for key in ("command", "trials"))
+            print(f"  {name:<12} the trials {trials:.1f} s, the whole command {command:.1f} s")
+        print_target("the trials: one worker / two", ratio(one, two, "trials"), ">=", 1.85)
+        print(f"  {'the whole command: one worker / two':<52} {ratio(one, two, 'command')}")
+
+
+def ratio(some: Sequence[Search], others: Sequence[Search], key: str) -> Ratio:
+    """Of the times called `key`."""
+    return Ratio.of(*([getattr(one, key) for one in ones] for ones in (some, others)))
 
 
 WATCHER = """
@@ -248,7 +253,13 @@ class Watcher:
 """
 
 
-def measure_growth(folder: Path, sampler: str) -> None:
+def measure_growth(folder: Path) -> None:
+    """Two samplers."""
+    for sampler in ("random", "tpe"):
+        measure_growth_of(folder, sampler)
+
+
+def measure_growth_of(folder: Path, sampler: str) -> None:
     """CPU time from one trial to the next, and memory, along 1,000 trials of one epoch."""
     (folder / "watcher.py").write_text(WATCHER)
     (folder / "times.txt").unlink(missing_ok=True)
@@ -276,7 +287,7 @@ def main() -> None:
             "overhead": lambda: compare_overhead(folder, arguments.rounds),
             "pruning": lambda: compare_pruning(folder, arguments.rounds),
             "workers": lambda: compare_workers(folder, arguments.rounds),
-            "growth": lambda: [measure_growth(folder, sampler) for sampler in ("random", "tpe")] and None,
+            "growth": lambda: measure_growth(folder),
         }
         for part, compare in parts.items():
             if arguments.only in (None, part):
