@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops_hydra.config.objective import METRICS, resolve_objective
-from mlops_hydra.config.schema import ObjectiveConfig, Task
+from mlops_hydra.config.schema import ObjectiveConfig
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.checks import (
     copy_warnings,
     encode_tables,

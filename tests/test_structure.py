@@ -59,7 +59,7 @@ def test_boundary_libraries_live_in_one_place_each(path: Path) -> None:
 
 
 def test_encoding_needs_numpy_alone() -> None:
-    light = {"numpy", "mlops_hydra.config.schema", "mlops_hydra.errors", "mlops_hydra.data.values"}
+    light = {"numpy", "mlops_hydra.config.section", "mlops_hydra.errors", "mlops_hydra.data.values"}
     for name in ("encoding.py", "values.py"):
         heavy = [
             module

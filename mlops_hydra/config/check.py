@@ -10,8 +10,10 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mlops_hydra.config.frozen import TARGET_KEY, Target, freeze, thaw
+from mlops_hydra.config.gate import GateConfig
 from mlops_hydra.config.objective import COSTS, METRICS, NUM_PARAMETERS
-from mlops_hydra.config.schema import ExperimentConfig, GateConfig, Section
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.section import Section
 from mlops_hydra.config.signatures import as_declared, check_signature
 from mlops_hydra.config.targets import check_trusted, parameters_of, resolve
 from mlops_hydra.errors import ConfigError, Fault, nearest
@@ -217,8 +219,8 @@ def _check_gate(where: str, gate: GateConfig, measured: set[str]) -> list[Fault]
         return [Fault(f"{where}.metric", rule, gate.metric, nearest(gate.metric, judged))]
     if gate.metric not in METRICS and gate.metric not in ("objective", *COSTS) and gate.direction is None:
         return [Fault(f"{where}.direction", f"needed, because {gate.metric} is a metric of your own: higher or lower")]
-    if gate.metric in COSTS and gate.better_than is not None:
-        return [Fault(f"{where}.better_than", f"the baseline has no {gate.metric}; give a threshold")]
+    if gate.metric in COSTS and (gate.threshold is None or gate.slice is not None):
+        return [Fault(where, f"{gate.metric} is of the model, not of rows: give a threshold, and no slice")]
     return []
 
 

@@ -52,9 +52,10 @@ def is_neutral(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get("neutral"))
 
 
-def _is_later(field: FieldInfo) -> bool:
+def _is_absent(field: FieldInfo, value: Any) -> bool:
+    """Whether it was declared with `later(...)`, and says what was so before there was such a field."""
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("later"))
+    return isinstance(extra, dict) and bool(extra.get("later")) and value == extra.get("absent")
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -66,7 +67,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def _without_neutral(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for name, field in model.model_fields.items():
-        if is_neutral(field) or (tree[name] is None and _is_later(field)):
+        if is_neutral(field) or _is_absent(field, tree[name]):
             continue
         section = section_of(field)
         kept[name] = _without_neutral(section, tree[name]) if section else tree[name]

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mlops_hydra.config.schema import Direction, GateConfig, ObjectiveConfig, Task
+from mlops_hydra.config.gate import GateConfig
+from mlops_hydra.config.schema import ObjectiveConfig
+from mlops_hydra.config.section import Direction, Task
 from mlops_hydra.errors import ConfigError, Fault
 
 _CLASSES: Final[frozenset[Task]] = frozenset({"binary", "multiclass"})
@@ -37,7 +39,7 @@ METRICS: Final[dict[str, MetricInfo]] = {
 }
 """`loss` is the training loss on validation data; the others are measured on predictions."""
 
-COSTS: Final = ("latency_p50_ms", "latency_p95_ms")
+COSTS: Final = ("latency_p50_ms", "latency_p95_ms", "model_size_mb")
 """Measured on the predictor rather than on a split; lower is better."""
 
 NUM_PARAMETERS: Final = "num_parameters"

@@ -4,53 +4,17 @@ Values live in YAML (`conf/`); here are their types, bounds and units. A field d
 change the result, so it is left out of the fingerprint; every other field is part of it.
 """
 
-import json
 import re
+import warnings
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from mlops_hydra.config.frozen import FrozenMap, Target, freeze, thaw
+from mlops_hydra.config.gate import GateConfig, JudgingConfig
 from mlops_hydra.config.roots import Roots
-
-Task = Literal["binary", "multiclass", "regression"]
-Kind = Literal["numeric", "boolean", "categorical", "date"]
-Direction = Literal["minimize", "maximize"]
-
-
-def neutral(description: str, **bounds: Any) -> Any:
-    """A field that cannot change the result: not part of the fingerprint."""
-    return Field(description=description, json_schema_extra={"neutral": True}, **bounds)
-
-
-def later(description: str, **bounds: Any) -> Any:
-    """A field that was added when runs had names already: part of them only where it is not null."""
-    return Field(description=description, json_schema_extra={"later": True}, **bounds)
-
-
-def _parse_target(value: object) -> Target:
-    if isinstance(value, Target):
-        return value
-    frozen = freeze(value)
-    if not isinstance(frozen, Target):
-        raise ValueError("needs a `_target_`: the dotted path of a class or function")
-    if not isinstance(frozen.path, str) or not frozen.path:
-        raise ValueError(f"`_target_` is a dotted path, got {frozen.path!r}")
-    return frozen
-
-
-def _parse_args(value: object) -> object:
-    return freeze(value) if isinstance(value, dict) else value
+from mlops_hydra.config.search import SweepsConfig
+from mlops_hydra.config.section import AnyTarget, Direction, Kind, Section, Tags, later, neutral
 
 
 def _check_device(value: str) -> str:
@@ -73,16 +37,6 @@ def _check_folder(value: str) -> str:
 Folder = Annotated[str, AfterValidator(_check_folder)]
 Version = Annotated[str, BeforeValidator(_version_text)]
 Device = Annotated[str, AfterValidator(_check_device)]
-AnyTarget = Annotated[Target, BeforeValidator(_parse_target), PlainSerializer(thaw)]
-Tags = Annotated[FrozenMap, BeforeValidator(_parse_args), PlainSerializer(thaw)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and unknown keys are faults."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
 
 
 class ObjectiveConfig(Section):
@@ -203,6 +157,9 @@ class TrainerConfig(Section):
     checkpoint: CheckpointConfig = neutral("when the state is written, to go on from after a crash")
     deterministic: bool = Field(description="only algorithms that give the same bits each time")
     device: Device = neutral("auto, cpu, cuda, cuda:1 or mps")
+    calibrate: Literal["none", "temperature"] = later(
+        "of probabilities, fitted on validation after training", absent="none"
+    )
     num_threads: int | None = neutral("CPU threads inside an operation; null: torch decides", ge=1)
 
     @model_validator(mode="after")
@@ -212,120 +169,11 @@ class TrainerConfig(Section):
         return self
 
 
-class GateConfig(Section):
-    """One quality gate: an absolute threshold, or a margin over the baseline."""
-
-    metric: str = Field(description="name without split, e.g. accuracy; `objective` means the objective's")
-    threshold: float | None = Field(None, description="the value to reach")
-    direction: Literal["higher", "lower"] | None = Field(None, description="which side of the threshold is good")
-    better_than: Literal["baseline"] | None = Field(None, description="what to beat instead of a threshold")
-    by: float | str | None = Field(None, description="margin: 0.05 in units of the metric, or '10%' of the baseline's")
-    on: Literal["test", "val"] = Field("test", description="the split that is judged")
-    tasks: tuple[Task, ...] | None = Field(None, description="only for these tasks; null: all")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if (self.threshold is None) == (self.better_than is None):
-            raise ValueError("a gate has either a threshold or better_than")
-        if self.threshold is not None and self.by is not None:
-            raise ValueError("`by` is a margin over what better_than names; a threshold has none")
-        if self.better_than == "baseline" and self.on != "test":
-            raise ValueError("the baseline is measured on test: leave out `on`, or give a threshold")
-        if self.metric == "loss" and self.on != "val":
-            raise ValueError("loss is measured on val: say on=val")
-        if isinstance(self.by, float) and self.by < 0:
-            raise ValueError(f"by is a margin of at least 0, got {self.by}")
-        if isinstance(self.by, str):
-            number = self.by.removesuffix("%")
-            if not self.by.endswith("%") or not number.replace(".", "", 1).isdigit():
-                raise ValueError(f"by is a number or a percentage such as '10%', got {self.by!r}")
-        return self
-
-
 class TrackingConfig(Section):
     """Where runs are recorded."""
 
     uri: str = neutral("MLflow tracking URI")
     timeout_seconds: float = neutral("longest wait for the tracking server at the end of a run", gt=0)
-
-
-def _as_space(value: object) -> object:
-    """Values of a space as text: YAML reads `model: 3` as a number, and nests what has dots."""
-    if not isinstance(value, dict):
-        return value
-    flat: dict[str, object] = {}
-    for key, inner in value.items():
-        nested = _as_space(inner) if isinstance(inner, dict) and inner else {"": inner}
-        flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in nested.items()}  # type: ignore[attr-defined]
-    return {key: _as_grammar(leaf) for key, leaf in flat.items()}
-
-
-def _as_grammar(value: object) -> object:
-    """A value as Hydra's grammar writes it; a list in YAML is a choice."""
-    if isinstance(value, list | tuple) and value:
-        return ",".join(map(_as_choice, value))
-    return value if isinstance(value, str) or not _is_scalar(value) else _as_choice(value)
-
-
-def _as_choice(value: object) -> str:
-    """One of several: text in quotes where it could be taken for something else; grammar stays as it is."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_choice, value))}]"
-    if not isinstance(value, str):
-        return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    if value.startswith(("[", "{", "'", '"')) or (_WORD.fullmatch(value) and value.lower() not in _NO_WORDS):
-        return value
-    return QuotedString(value, Quote.single).with_quotes()
-
-
-def _is_scalar(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float)
-
-
-_WORD: Final = re.compile(r"[A-Za-z_][\w./%-]*")
-_NO_WORDS: Final = ("null", "true", "false", "nan", "inf")
-
-
-Space = Annotated[dict[str, str], BeforeValidator(_as_space)]
-
-
-def _check_top_k(value: int) -> int:
-    if value == 1:
-        raise ValueError("must be 0, or at least 2 to be compared")
-    return value
-
-
-class ConfirmConfig(Section):
-    """Whether the best of a study are run again over new seeds before one of them is the winner."""
-
-    top_k: Annotated[int, AfterValidator(_check_top_k)] = Field(
-        ge=0, le=100, description="how many; 0: the best value wins"
-    )
-    seeds: int = Field(ge=2, le=100, description="runs of each, with the seeds that follow the experiment's")
-
-
-class SweepsConfig(Section):
-    """How a study searches: what is tried, how it is chosen, how many trials, and what may go wrong."""
-
-    n_trials: int = Field(ge=1, description="trials in all, those of earlier commands counted")
-    params: Space = Field(description="config path or group: values in Hydra's override grammar")
-    sampler: AnyTarget = Field(description="an Optuna sampler; its seed comes from the experiment's")
-    pruner: AnyTarget | None = Field(description="an Optuna pruner; null: every trial is trained to its end")
-    storage: str | None = Field(description="sqlite:///FILE, postgresql://... or journal:///FILE; null: in output_dir")
-    study_name: str | None = Field(min_length=1, max_length=100, description="null: named by what it is of")
-    workers: int = Field(ge=1, le=256, description="trials at a time")
-    max_failure_rate: float = Field(ge=0, le=1, description="share of n_trials that may fail before the study stops")
-    custom_search_space: str | None = Field(description="dotted path of (cfg, trial) -> None that suggests more")
-    keep_checkpoints: bool = Field(description="of trials that came to their end")
-    confirm: ConfirmConfig
-
-    @model_validator(mode="after")
-    def _name_is_a_folder(self) -> Self:
-        if self.study_name is not None and not re.fullmatch(r"[\w][\w.-]*", self.study_name):
-            raise ValueError(f"study_name names a folder: letters, digits, '.', '_' and '-', got {self.study_name!r}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +196,9 @@ class Composed(Section):
         return self._origin
 
 
+warnings.filterwarnings("ignore", 'Field name "register"', UserWarning)  # a method of its metaclass, which none calls
+
+
 class ExperimentConfig(Composed):
     """One experiment, complete. Equal configs give equal fingerprints, on every machine."""
 
@@ -365,6 +216,9 @@ class ExperimentConfig(Composed):
     )
     callbacks: dict[str, AnyTarget] = Field(description="name: observer of the training")
     gates: dict[str, GateConfig] = neutral("name: what the result must reach")
+    judging: JudgingConfig = neutral("how sure a verdict has to be")
+    packaging: Literal["bundle", "none"] = neutral("what leaves the run: a bundle that predicts, or nothing")
+    register: Literal["never", "passed", "promote"] = neutral("whether a passed run becomes a version, or the champion")
     sweeps: SweepsConfig | None = neutral("how a study searches; null: one run")
     reuse: Literal["auto", "config", "never"] = neutral("when a finished run stands for this one")
     on_busy: Literal["exit", "wait"] = neutral("what to do while another process trains the same")

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from mlops_hydra.config.schema import DataConfig, Task
+from mlops_hydra.config.schema import DataConfig
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.checks import copy_warnings
 from mlops_hydra.data.digests import as_array, digest_sample
 from mlops_hydra.data.encoding import ClassLabel

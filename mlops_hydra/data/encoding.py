@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Kind, Task
+from mlops_hydra.config.section import Kind, Task
 from mlops_hydra.data.values import FloatArray, IntArray, Values, read_values, to_text
 from mlops_hydra.errors import DataError, Fault, nearest
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Kind
+from mlops_hydra.config.section import Kind
 from mlops_hydra.data.encoding import Feature
 from mlops_hydra.data.values import read_dates, read_values
 from mlops_hydra.errors import DataError, Fault

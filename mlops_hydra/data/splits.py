@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import SplitConfig, Task
+from mlops_hydra.config.schema import SplitConfig
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
 from mlops_hydra.data.frames import as_columns
 from mlops_hydra.data.values import IntArray

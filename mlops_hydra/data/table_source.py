@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import DataConfig, Kind
+from mlops_hydra.config.schema import DataConfig
+from mlops_hydra.config.section import Kind
 from mlops_hydra.data.digests import row_hashes
 from mlops_hydra.data.encoding import Feature, FeatureSchema
 from mlops_hydra.data.frames import as_array, fit_feature, infer_kinds, read_features

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import ClassLabel
 from mlops_hydra.data.frames import as_array
 from mlops_hydra.data.values import read_numbers

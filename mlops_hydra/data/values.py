@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Kind
+from mlops_hydra.config.section import Kind
 from mlops_hydra.errors import DataError, Fault
 
 Values = Sequence[Any] | NDArray[Any]

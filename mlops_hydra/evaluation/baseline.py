@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.errors import Fault, UsageError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.evaluation.baseline import Baseline
 from mlops_hydra.evaluation.metrics import score, user_metrics
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mlops_hydra.config.gate import GateConfig
 from mlops_hydra.config.objective import COSTS, METRICS, Objective
-from mlops_hydra.config.schema import GateConfig, Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.errors import Fault, UsageError, nearest
 
 Side = Literal["higher", "lower"]

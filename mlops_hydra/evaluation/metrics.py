@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_hydra.config.objective import METRICS
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.config.targets import offered
 from mlops_hydra.errors import Fault, UsageError
 from mlops_hydra.evaluation.curves import area_under_roc, average_precision, calibration_bins

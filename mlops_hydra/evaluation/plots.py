@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_hydra.config.objective import Objective
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.evaluation.class_plots import draw_calibration, draw_confusion, draw_roc
 from mlops_hydra.evaluation.metrics import score
 from mlops_hydra.evaluation.style import BLUE, GREY, RED, STYLE, lay_out

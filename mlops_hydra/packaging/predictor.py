@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import FeatureSchema, encode
 from mlops_hydra.data.features import FeatureTransform
 from mlops_hydra.data.values import Values

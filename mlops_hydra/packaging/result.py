@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from mlops_hydra.config.objective import Objective
-from mlops_hydra.config.schema import Task
+from mlops_hydra.config.section import Task
 from mlops_hydra.errors import EXIT_CODES, TrackingError
 from mlops_hydra.evaluation.gates import Verdict
 from mlops_hydra.tracking.lineage import Lineage

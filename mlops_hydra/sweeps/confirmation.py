@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mlops_hydra.config.fingerprint import canonical_json
 from mlops_hydra.config.frozen import FrozenMap, Target
-from mlops_hydra.config.schema import ConfirmConfig, Direction
+from mlops_hydra.config.search import ConfirmConfig
+from mlops_hydra.config.section import Direction
 from mlops_hydra.sweeps.plan import GRID, Plan
 from mlops_hydra.sweeps.space import Space, as_overrides
 

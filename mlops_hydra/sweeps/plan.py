@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from mlops_hydra.config.fingerprint import canonical_json, flatten
 from mlops_hydra.config.frozen import Target, thaw
-from mlops_hydra.config.schema import Direction, SweepsConfig
+from mlops_hydra.config.search import SweepsConfig
+from mlops_hydra.config.section import Direction
 from mlops_hydra.errors import ConfigError, Fault
 from mlops_hydra.sweeps.space import Space
 

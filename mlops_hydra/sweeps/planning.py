@@ -10,7 +10,9 @@ from mlops_hydra.config.compose import compose_from, is_group
 from mlops_hydra.config.fingerprint import canonical_json, flatten, identity
 from mlops_hydra.config.objective import METRICS, NUM_PARAMETERS, Objective, resolve_objective
 from mlops_hydra.config.roots import Roots
-from mlops_hydra.config.schema import Direction, ExperimentConfig, SweepsConfig
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.search import SweepsConfig
+from mlops_hydra.config.section import Direction
 from mlops_hydra.config.variations import Variations
 from mlops_hydra.data.digests import remembering
 from mlops_hydra.data.sources import open_source

@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mlops_hydra.config.frozen import FrozenMap, Target
-from mlops_hydra.config.schema import Direction
+from mlops_hydra.config.section import Direction
 from mlops_hydra.config.seeds import derive_seed
 from mlops_hydra.config.targets import as_function, build, resolve
 from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError

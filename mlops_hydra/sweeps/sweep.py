@@ -17,7 +17,8 @@ from rich.console import Console
 
 from mlops_hydra.atomic import write_json_atomic
 from mlops_hydra.config.overlay import write_overlay
-from mlops_hydra.config.schema import ExperimentConfig, SweepsConfig
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.search import SweepsConfig
 from mlops_hydra.errors import EXIT_CODES
 from mlops_hydra.packaging.result import Result
 from mlops_hydra.sweeps import confirmation

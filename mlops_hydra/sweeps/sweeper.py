@@ -30,7 +30,9 @@ from mlops_hydra.config import jobs
 from mlops_hydra.config.check import validated
 from mlops_hydra.config.compose import split_swept
 from mlops_hydra.config.roots import Roots
-from mlops_hydra.config.schema import Direction, ExperimentConfig, SweepsConfig
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.search import SweepsConfig
+from mlops_hydra.config.section import Direction
 from mlops_hydra.errors import ConfigError, Fault, MlopsHydraError, TrackingError, TrainingError
 from mlops_hydra.sweeps.joined import Joined
 from mlops_hydra.sweeps.leftovers import write_results

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlops_hydra.config.fingerprint import canonical_json, config_digest
-from mlops_hydra.config.schema import ExperimentConfig, Section
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.section import Section
 from mlops_hydra.config.targets import walk
 from mlops_hydra.errors import ConfigError, Fault
 

@@ -22,7 +22,7 @@ BASE = compose(["scheduler=one_cycle", "+metrics.mcc._target_=sklearn.metrics.ma
 NEUTRAL = (
     "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "trainer.checkpoint",
     "gates", "sweeps", "reuse", "on_busy", "tracking", "output_dir", "tags", "progress", "trust",
-    "objective.others",
+    "objective.others", "judging", "packaging", "register",
 )  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "objective.metric": "accuracy",
@@ -43,6 +43,7 @@ OTHER_VALUES: dict[str, Any] = {
     "data.encoding.impute": "median",
     "data.version": "2026-11",
     "trainer.clip_norm": 1.0,
+    "trainer.calibrate": "temperature",
     "trainer.loss": {"_target_": "torch.nn.CrossEntropyLoss"},
     "trainer.step": {"_target_": "torch.nn.functional.cross_entropy"},
     "trainer.precision": "bf16",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_hydra.config.gate import GateConfig
 from mlops_hydra.config.objective import COSTS, METRICS, Objective
-from mlops_hydra.config.schema import GateConfig
 from mlops_hydra.errors import UsageError
 from mlops_hydra.evaluation.gates import QualityGate, Verdict, check_gates, judge, overall
 

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import stats
 
 from mlops_hydra.config.frozen import FrozenMap, Target
-from mlops_hydra.config.schema import ConfirmConfig, Direction
+from mlops_hydra.config.search import ConfirmConfig
+from mlops_hydra.config.section import Direction
 from mlops_hydra.sweeps.confirmation import (
     LEVEL,
     Candidate,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mlops_hydra.config.compose import parse_overrides
-from mlops_hydra.config.schema import SweepsConfig
+from mlops_hydra.config.search import SweepsConfig
 from mlops_hydra.errors import ConfigError, Fault
 from mlops_hydra.sweeps.space import Space, as_overrides, parse_space
 

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from mlops_hydra import compose
 from mlops_hydra.config.objective import Objective, resolve_objective
-from mlops_hydra.config.schema import ExperimentConfig, Task
+from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.config.section import Task
 from mlops_hydra.data.sources import open_source
 from mlops_hydra.data.splits import Splits
 from mlops_hydra.errors import ConfigError
