@@ -153,7 +153,7 @@ def check(argv: Sequence[str]) -> int:
 
 
 def _past(name: str) -> Callable[[Sequence[str]], int]:
-    """A command about runs of the past, which has a primary config of its own."""
+    """A command about runs or models, which has a primary config of its own."""
 
     def carry_out(argv: Sequence[str]) -> int:
         overrides, roots, multirun, others = _parse(argv)
@@ -166,16 +166,17 @@ def _past(name: str) -> Callable[[Sequence[str]], int]:
         words = [text for text in overrides if _is_word(text)]
         if multirun:
             raise ConfigError(Fault("-m", f"{name} is no sweep"))
-        from mlops_hydra import past
+        from mlops_hydra import past, releases
 
-        return past.COMMANDS[name](words, rest, roots)
+        return {**past.COMMANDS, **releases.COMMANDS}[name](words, rest, roots)
 
     return carry_out
 
 
+_MODELS: Final = ("predict", "promote", "rollback")
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check,
-    **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify")},
+    **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify", *_MODELS)},
 }
 
 

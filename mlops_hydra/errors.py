@@ -8,6 +8,8 @@
     ├── TrainingError          1
     │   └── NonFiniteError         a loss or an objective that is NaN or infinite
     ├── TrackingError          1   what should be recorded could not be
+    ├── ExportError            1   a model has no graph that runs without torch; it stays trained and judged
+    ├── BundleError            1   what was packaged is not whole, or not what it says it is
     └── BusyError              7   another living process holds the run
 
 Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`), a result that
@@ -95,6 +97,14 @@ class NonFiniteError(TrainingError):
 
 class TrackingError(MlopsHydraError):
     """The record of a run could not be kept."""
+
+
+class ExportError(MlopsHydraError):
+    """A model cannot be packaged; the message is one line that says why."""
+
+
+class BundleError(MlopsHydraError):
+    """A bundle is damaged, was changed, or is none; nothing of it was run."""
 
 
 class BusyError(MlopsHydraError):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from torch import Tensor
@@ -17,7 +18,9 @@ from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.config.seeds import derive_seed
 from mlops_hydra.config.targets import as_function, build
 from mlops_hydra.data.splits import Splits
+from mlops_hydra.errors import ConfigError, Fault
 from mlops_hydra.evaluation.baseline import Baseline
+from mlops_hydra.evaluation.calibration import fit_temperature
 from mlops_hydra.evaluation.metrics import EpochMetrics, user_metrics
 from mlops_hydra.packaging import files
 from mlops_hydra.packaging.predictions import as_predicted
@@ -25,7 +28,7 @@ from mlops_hydra.packaging.predictor import PredictionGraph
 from mlops_hydra.tracking.find import start_of
 from mlops_hydra.training.build import Workbench
 from mlops_hydra.training.checkpoints import Checkpoints
-from mlops_hydra.training.loop import FitResult, fit
+from mlops_hydra.training.loop import FitResult, fit, predict
 from mlops_hydra.training.observers import check_observer
 from mlops_hydra.training.progress import PlainProgress, make_progress
 from mlops_hydra.training.seeding import reproducible, set_all_seeds
@@ -129,6 +132,25 @@ def _try_metrics(config: ExperimentConfig, splits: Splits) -> None:
     user_metrics(functions, val, guess, splits.task)
 
 
-def export(bench: Workbench, splits: Splits) -> PredictionGraph:
-    """Features, network and the way back to the target's units as one module."""
-    return PredictionGraph(bench.network, features=bench.features, task=splits.task, scale=bench.scale)
+def export(bench: Workbench, splits: Splits, calibrate: Literal["none", "temperature"] = "none") -> PredictionGraph:
+    """Features, network and the way back to the target's units as one module.
+
+    Raises:
+        ConfigError: a regression has no probabilities to calibrate.
+    """
+    calibrated = calibrate == "temperature"
+    if calibrated and splits.task == "regression":
+        raise ConfigError(Fault("trainer.calibrate", "is for probabilities; this is a regression", calibrate))
+    return PredictionGraph(
+        bench.network, features=bench.features, task=splits.task, scale=bench.scale, calibrated=calibrated
+    )
+
+
+def calibrate(graph: PredictionGraph, bench: Workbench) -> float | None:
+    """Fit the temperature of a graph that has one, on validation, and tell it; None for others."""
+    if graph.temperature is None:
+        return None
+    outputs, targets = predict(bench.learner.model, bench.val)
+    temperature = fit_temperature(outputs.cpu().numpy(), targets.cpu().numpy())
+    graph.temperature.fill_(temperature)
+    return temperature

@@ -34,7 +34,7 @@ _WIDE: Final = 200  # characters a line, where no terminal sets a limit
 
 def runs(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """List what has been run here, newest first."""
-    _expect(words, 0, "runs [filters]")
+    expect(words, 0, "runs [filters]")
     asked = compose_command(RunsConfig, overrides, roots)
     recorded = local_runs(asked.output_dir)
     reap_dead(asked.output_dir, recorded)
@@ -90,7 +90,7 @@ class _Superfluous:
 
 def clean(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """Remove checkpoints of finished runs, and abandoned runs; or say what would go."""
-    _expect(words, 0, "clean")
+    expect(words, 0, "clean")
     asked = compose_command(CleanConfig, overrides, roots)
     console, total = Terminal(), 0
     for item in _superfluous(asked):
@@ -138,7 +138,7 @@ def _remove(output_dir: str, path: Path) -> bool:
 
 def sync(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """Deliver to MLflow what it missed; 1 if something still waits."""
-    _expect(words, 0, "sync")
+    expect(words, 0, "sync")
     asked = compose_command(SyncConfig, overrides, roots)
     console, problems = Terminal(), 0
     if not (Path(asked.output_dir) / RUNS).is_dir():
@@ -159,18 +159,18 @@ def sync(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
 
 def diff(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """Print which part of the lineage of two runs differs."""
-    _expect(words, 2, "diff RUN RUN")
+    expect(words, 2, "diff RUN RUN")
     asked = compose_command(DiffConfig, overrides, roots)
-    first, second = (find_run(word, _place(asked)) for word in words)
+    first, second = (find_run(word, place_of(asked)) for word in words)
     print_differences(first, second, differences_between(first, second), Terminal())
     return 0
 
 
 def verify(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """Train a run again and compare; 6 if it differs."""
-    _expect(words, 1, "verify RUN")
+    expect(words, 1, "verify RUN")
     asked = compose_command(VerifyConfig, overrides, roots)
-    run = find_run(words[0], _place(asked))
+    run = find_run(words[0], place_of(asked))
     from mlops_hydra.verification import verify as train_again_and_compare
 
     console = Terminal()
@@ -179,7 +179,8 @@ def verify(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     return 0 if verification.is_reproduced else NOT_REPRODUCED
 
 
-def _expect(words: Sequence[str], number: int, usage: str) -> None:
+def expect(words: Sequence[str], number: int, usage: str) -> None:
+    """Raises UsageError unless there are as many words."""
     if len(words) != number:
         raise UsageError(Fault("arguments", f"it is `mlops-hydra {usage} [key=value ...]`", " ".join(words) or None))
 
@@ -188,7 +189,8 @@ def _uri(asked: CommandConfig) -> str:
     return anchored(tracking_uri(asked)[0])
 
 
-def _place(asked: CommandConfig) -> Place:
+def place_of(asked: CommandConfig) -> Place:
+    """Where a command looks for runs."""
     return Place(asked.output_dir, _uri(asked), asked.tracking.timeout_seconds)
 
 

@@ -15,6 +15,7 @@ from mlops_hydra.tracking.find import identified, shorter_run
 from mlops_hydra.tracking.folders import RUNS
 from mlops_hydra.tracking.lineage import identify
 from mlops_hydra.tracking.store import redacted, tracking_uri
+from mlops_hydra.tracking.versions import check_registration
 
 
 def preview(config: ExperimentConfig) -> Iterator[str]:
@@ -24,6 +25,7 @@ def preview(config: ExperimentConfig) -> Iterator[str]:
         RequestError: data or code cannot be read.
     """
     config = identified(config)
+    check_registration(config)
     with remembering(config.output_dir):
         lineage = identify(config)
     decision = decide(config, lineage)

@@ -1,6 +1,7 @@
 """What a person reads at the end: of one run, of many, of a request that is wrong."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from mlops_hydra.config.objective import NUM_PARAMETERS
 from mlops_hydra.errors import Fault
 
 if TYPE_CHECKING:
+    from mlops_hydra.evaluation.intervals import Interval
+    from mlops_hydra.evaluation.verdicts import Verdict
     from mlops_hydra.packaging.result import Result
     from mlops_hydra.tracking.diff import Difference as LineageDifference
     from mlops_hydra.tracking.recorded import RecordedRun
@@ -44,9 +47,13 @@ def print_result(result: "Result", uri: str, console: Console) -> None:
     epochs = f"best epoch {result.best_epoch} of {result.num_epochs}"
     head = f"\n[bold]{result.fingerprint}[/bold]  [{style}]{result.verdict}[/{style}]  ({epochs}, {result.objective})"
     console.print(head, highlight=False)
-    console.print(_metrics_table(result.metrics))
+    console.print(_metrics_table(result.metrics, result.intervals))
     if result.gates:
-        console.print(_gates_table(result))
+        console.print(_gates_table(result.gates))
+    if result.test_set is not None and result.test_set.num_candidates > 1:
+        number, name = result.test_set.num_candidates, result.test_set.digest
+        console.print(f"test    set {name} has judged {number} models", highlight=False)
+    console.print(f"bundle  {escape(_bundle(result))}", highlight=False, soft_wrap=True)
     console.print(f"files   {escape(_shortest(result.folder))}", highlight=False, soft_wrap=True)
     where = f"run {result.run_id} in {uri}" if result.run_id else "not delivered; the record waits in the folder above"
     console.print(f"mlflow  {escape(where)}", highlight=False, soft_wrap=True)
@@ -57,23 +64,42 @@ def _shortest(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _metrics_table(metrics: Mapping[str, float]) -> Table:
+def _bundle(result: "Result") -> str:
+    return f"none: {result.unpackaged}" if result.unpackaged else _shortest(result.folder / "model")
+
+
+def print_gates(gates: Sequence["Verdict"], warnings: Sequence[str], console: Console) -> None:
+    """Each gate with its verdict, and what to keep in mind."""
+    if gates:
+        console.print(_gates_table(gates))
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def _metrics_table(metrics: Mapping[str, float], intervals: Mapping[str, "Interval"]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "test", "val", "baseline"):
+    for column in ("", "test", "interval", "val", "baseline"):
         table.add_column(column, justify="left" if not column else "right")
     names = [name.removeprefix("test/") for name in metrics if name.startswith("test/")]
     for name in names:
-        table.add_row(name, *(_number(metrics.get(f"{split}/{name}")) for split in ("test", "val", "baseline")))
+        test, *others = (_number(metrics.get(f"{split}/{name}")) for split in ("test", "val", "baseline"))
+        table.add_row(name, test, _interval(intervals.get(f"test/{name}")), *others)
     for name in (name for name in metrics if "/" not in name):
         table.add_row(name, f"{metrics[name]:.0f}" if name == NUM_PARAMETERS else _number(metrics[name]))
     return table
 
 
-def _gates_table(result: "Result") -> Table:
+def _interval(interval: "Interval | None") -> str:
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f"[dim]{interval.low:.4f} - {interval.high:.4f}[/dim]"
+
+
+def _gates_table(gates: Sequence["Verdict"]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("gate", "verdict", "reason"):
         table.add_column(column)
-    for gate in result.gates:
+    for gate in gates:
         style = _STYLES[gate.verdict]
         table.add_row(escape(gate.name), f"[{style}]{gate.verdict}[/{style}]", escape(gate.reason))
     return table

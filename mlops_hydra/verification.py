@@ -184,7 +184,7 @@ class _Outcome:
     def of(cls, folder: Path) -> "_Outcome":
         """Raises TrackingError when a file is missing or damaged."""
         history = _json(folder / files.HISTORY).get("epochs", [])
-        return cls(history, files.read_weights(folder), files.read_predictions(folder))
+        return cls(history, files.read_weights(folder), files.read_predictions(folder).splits)
 
 
 def _differences(recorded: _Outcome, now: _Outcome, tolerance: float) -> Iterator[Difference]:

@@ -16,7 +16,7 @@ from mlops_hydra import Observer, Training
 from mlops_hydra.cli import main
 from mlops_hydra.config.compose import compose
 
-LOCAL = {"mlflow.db", "mlflow.db.lock", "artifacts", "runs"}
+LOCAL = {"mlflow.db", "mlflow.db.lock", "artifacts", "runs", "graphs", "test_sets"}
 QUICK = ("model=linear", "trainer=debug", "progress=plain")
 
 
@@ -43,7 +43,7 @@ def test_a_run_prints_a_summary_and_leaves_a_result(workplace: Path, capsys: pyt
     assert result["fingerprint"] == compose(QUICK).fingerprint
     assert set(result) == {
         "fingerprint", "run_id", "status", "reason", "task", "lineage", "metrics", "intervals", "gates", "verdict",
-        "objective", "best_epoch", "num_epochs", "warnings",
+        "objective", "best_epoch", "num_epochs", "warnings", "test_set", "unpackaged",
     }  # fmt: skip
     for shown in (result["fingerprint"], "passed", "beats_baseline", "roc_auc", "latency_p95_ms", "epoch 2/2"):
         assert shown in printed

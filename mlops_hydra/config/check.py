@@ -196,10 +196,9 @@ def _check_names(config: ExperimentConfig) -> list[Fault]:
         rule = f"needed, because {own} is a metric of your own: minimize or maximize"
         faults.append(Fault("objective.direction", rule))
     for name, gate in config.gates.items():
-        faults += _check_gate(f"gates.{name}", gate, measured)
-        if own == "loss" and gate.metric == "objective" and gate.on == "test":
-            rule = "the loss is measured on val only: choose another objective, or gates=none"
-            faults.append(Fault(f"gates.{name}.metric", rule, gate.metric))
+        faults += _check_gate(f"gates.{name}", gate, measured, own)
+    if config.register != "never" and config.packaging == "none":
+        faults.append(Fault("register", "needs a bundle to register: packaging=bundle", config.register))
     if config.scheduler is None and config.trainer.scheduler_interval != "auto":
         rule = "there is no scheduler to move: choose one, or leave it at auto"
         faults.append(Fault("trainer.scheduler_interval", rule, config.trainer.scheduler_interval))
@@ -212,15 +211,22 @@ def _check_names(config: ExperimentConfig) -> list[Fault]:
     return faults
 
 
-def _check_gate(where: str, gate: GateConfig, measured: set[str]) -> list[Fault]:
+def _check_gate(where: str, gate: GateConfig, measured: set[str], objective: str | None) -> list[Fault]:
     judged = {"objective", *measured, *COSTS}
     if gate.metric not in judged:
         rule = f"no such metric; choose from {', '.join(sorted(judged))}"
         return [Fault(f"{where}.metric", rule, gate.metric, nearest(gate.metric, judged))]
     if gate.metric not in METRICS and gate.metric not in ("objective", *COSTS) and gate.direction is None:
         return [Fault(f"{where}.direction", f"needed, because {gate.metric} is a metric of your own: higher or lower")]
-    if gate.metric in COSTS and (gate.threshold is None or gate.slice is not None):
-        return [Fault(where, f"{gate.metric} is of the model, not of rows: give a threshold, and no slice")]
+    if gate.metric in COSTS and (gate.threshold is None or gate.slice is not None or gate.on != "test"):
+        rule = f"{gate.metric} is of the model, not of rows: give a threshold, and neither slice nor on"
+        return [Fault(where, rule)]
+    if objective == "loss" and gate.metric == "objective":
+        if gate.on == "test":
+            rule = "the loss is measured on val only: choose another objective, or gates=none"
+            return [Fault(f"{where}.metric", rule, gate.metric)]
+        if gate.slice is not None or gate.needs_champion:
+            return [Fault(where, "the loss is measured on val as a whole: choose another metric, or give a threshold")]
     return []
 
 

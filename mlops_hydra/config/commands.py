@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mlops_hydra.config.gate import GateConfig
 from mlops_hydra.config.schema import Composed, Device, Folder, TrackingConfig
 
 
@@ -58,3 +59,38 @@ class VerifyConfig(CommandConfig):
     data: VerifyDataConfig
     device: Device | None = Field(description="null: as it was")
     progress: Literal["auto", "bar", "plain", "off"] = Field(description="as for training")
+
+
+class PromoteConfig(CommandConfig):
+    """What a run is judged by, and what it becomes."""
+
+    to: Literal["champion", "challenger"] = Field(description="the alias that it gets")
+    gates: dict[str, GateConfig] | None = Field(description="null: those of the run")
+    reason: str | None = Field(description="for the audit")
+    force: str | None = Field(
+        min_length=1, description="why it gets the alias though it did not pass; null: it gets none"
+    )
+    trust: tuple[str, ...] = Field(description="packages that the recorded configuration may name")
+    data: VerifyDataConfig
+
+
+class RollbackConfig(CommandConfig):
+    """Which alias goes back."""
+
+    alias: Literal["champion", "challenger"] = Field(description="what goes back to the version before")
+    reason: str | None = Field(description="for the audit")
+
+
+class PredictDataConfig(Composed):
+    """What is predicted."""
+
+    path: str | None = Field(description="CSV or Parquet file of rows")
+    target: str | None = Field(description="column to compare with; null: that of the model, if it is there")
+
+
+class PredictConfig(CommandConfig):
+    """Rows in, predictions out."""
+
+    data: PredictDataConfig
+    out: str | None = Field(description="CSV or Parquet file that is written")
+    chunk_rows: int = Field(ge=1, description="rows in memory at a time")

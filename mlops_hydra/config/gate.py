@@ -19,7 +19,7 @@ class GateConfig(Section):
     tolerance: float | str | None = Field(None, description="0.01 in units of the metric, or '2%' of the champion's")
     on: Literal["test", "val"] = Field("test", description="the split that is judged")
     slice: str | None = Field(None, description="raw column: every value of it is judged by itself, the worst decides")
-    min_rows: int = Field(30, ge=1, description="rows below which a slice, or a comparison, is undecided")
+    min_rows: int = Field(30, ge=1, description="fewer in a slice or a comparison are undecided")
     if_no_champion: Literal["pass", "fail"] = Field("pass", description="what it says before there is a champion")
     if_undecided: Literal["pass", "fail"] | None = Field(None, description="null: undecided, exit code 4")
     tasks: tuple[Task, ...] | None = Field(None, description="only for these tasks; null: all")
@@ -42,9 +42,21 @@ class GateConfig(Section):
             raise ValueError("the baseline is measured on test as a whole: leave out `on` and `slice`")
         if self.metric == "loss" and (self.on != "val" or self.slice is not None or self.needs_champion):
             raise ValueError("loss is measured on val as a whole: say on=val, and give a threshold")
+        self._check_rows()
         _check_margin("by", self.by)
         _check_margin("tolerance", self.tolerance)
         return self
+
+    def _check_rows(self) -> None:
+        """Nothing is asked for that only a comparison with the champion, or a slice, can do."""
+        if self.if_no_champion != "pass" and not self.needs_champion:
+            raise ValueError("if_no_champion is for gates that compare with the champion")
+        if self.slice is not None or self.needs_champion:
+            return
+        default = type(self).model_fields["min_rows"].default
+        for name, is_given in (("min_rows", self.min_rows != default), ("if_undecided", self.if_undecided is not None)):
+            if is_given:
+                raise ValueError(f"{name} is for slices and for comparisons with the champion")
 
 
 def _check_margin(name: str, value: float | str | None) -> None:
@@ -52,7 +64,7 @@ def _check_margin(name: str, value: float | str | None) -> None:
         raise ValueError(f"{name} is a margin of at least 0, got {value}")
     if isinstance(value, str):
         number = value.removesuffix("%")
-        if not value.endswith("%") or not number.replace(".", "", 1).isdigit():
+        if not value.endswith("%") or not number.replace(".", "", 1).isdecimal():
             raise ValueError(f"{name} is a number or a percentage such as '10%', got {value!r}")
 
 

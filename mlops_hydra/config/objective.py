@@ -45,6 +45,9 @@ COSTS: Final = ("latency_p50_ms", "latency_p95_ms", "model_size_mb")
 NUM_PARAMETERS: Final = "num_parameters"
 """Trainable numbers in a model: what a sweep may weigh against the objective."""
 
+TEMPERATURE: Final = "temperature"
+"""What the logits of a calibrated model are divided by."""
+
 _DEFAULT: Final[dict[Task, str]] = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mlops_hydra.config.schema import SplitConfig
 from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
-from mlops_hydra.data.frames import as_columns
-from mlops_hydra.data.values import IntArray
+from mlops_hydra.data.frames import as_array, as_columns
+from mlops_hydra.data.values import IntArray, read_values
 from mlops_hydra.errors import DataError, Fault, nearest
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Table:
     """The rows of one split, as they came.
 
     targets: int64 class codes [n] or float64 [n]. rows: int64 [n], counted from 0 in the source. ids, groups: the
-    values [n] that must not appear in two splits, if the configuration names such columns.
+    values [n] that must not appear in two splits, if the configuration names such columns. others: the columns that
+    are neither features nor the target.
     """
 
     features: pd.DataFrame
@@ -39,6 +40,7 @@ class Table:
     rows: IntArray
     ids: NDArray[Any] | None = None
     groups: NDArray[Any] | None = None
+    others: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -46,6 +48,19 @@ class Table:
     def columns(self) -> dict[str, NDArray[Any]]:
         """The features as NumPy arrays, fit for `encode`."""
         return as_columns(self.features)
+
+    def texts(self, name: str) -> NDArray[np.object_]:
+        """A raw column, feature or not, as text [n]; None where a value is missing.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        frames = [frame for frame in (self.features, self.others) if frame is not None]
+        for frame in frames:
+            if name in frame.columns:
+                return read_values(as_array(frame[name]), "categorical", name)
+        known = [str(column) for frame in frames for column in frame.columns]
+        raise DataError(Fault(f"column {name!r}", "is not in the data", None, nearest(name, known)))
 
 
 @dataclass(frozen=True)

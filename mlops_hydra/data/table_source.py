@@ -104,6 +104,7 @@ class TableSource:
             rows=rows,
             ids=as_array(part[self.config.id]) if self.config.id else None,
             groups=as_array(part[split.column]) if split.by == "group" and split.column else None,
+            others=part.drop(columns=[*names, str(self.config.target)]).reset_index(drop=True),
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.data.encoding import ClassLabel, FeatureSchema
 from mlops_hydra.errors import ConfigError, Fault, TrackingError
 from mlops_hydra.evaluation.evaluate import Predicted
-from mlops_hydra.evaluation.gates import Verdict
+from mlops_hydra.evaluation.verdicts import Verdict
 
 CONFIG: Final = "config.yaml"
 WEIGHTS: Final = "weights.safetensors"
@@ -168,7 +168,7 @@ def write_predictions(
     return folder / PREDICTIONS
 
 
-def read_predictions(folder: Path) -> dict[str, Predicted]:
+def read_predictions(folder: Path) -> "RecordedPredictions":
     """What `write_predictions` wrote, as codes and probabilities, or values.
 
     Raises:
@@ -180,17 +180,33 @@ def read_predictions(folder: Path) -> dict[str, Predicted]:
     path = folder / PREDICTIONS
     try:
         table = pq.read_table(path)
-        return {str(name): _predicted(table, str(name)) for name in table["split"].unique().to_pylist()}
+        names = [str(name) for name in table["split"].unique().to_pylist()]
+        labels = tuple(name.removeprefix("p_") for name in table.column_names if name.startswith("p_"))
+        predicted = {name: _predicted(table, name, labels) for name in names}
+        return RecordedPredictions(predicted, {name: _of(table, name, "row") for name in names}, labels)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         message = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
         raise TrackingError(f"{message}; reuse=never trains again") from error
 
 
-def _predicted(table: Any, split: str) -> Predicted:
-    rows = table["split"].to_numpy(zero_copy_only=False) == split
-    targets = table["target"].to_numpy(zero_copy_only=False)[rows]
-    labels = [name.removeprefix("p_") for name in table.column_names if name.startswith("p_")]
+@dataclass(frozen=True, slots=True)
+class RecordedPredictions:
+    """By split: targets and predictions, and the number of each row [n] in the source; and the classes as text."""
+
+    splits: Mapping[str, Predicted]
+    rows: Mapping[str, NDArray[Any]]
+    classes: tuple[str, ...]
+
+
+def _of(table: Any, split: str, column: str) -> NDArray[Any]:
+    values: NDArray[Any] = table[column].to_numpy(zero_copy_only=False)
+    chosen: NDArray[np.bool_] = table["split"].to_numpy(zero_copy_only=False) == split
+    return values[chosen]
+
+
+def _predicted(table: Any, split: str, labels: Sequence[str]) -> Predicted:
+    targets = _of(table, split, "target")
     if not labels:
-        return Predicted(targets, table["prediction"].to_numpy(zero_copy_only=False)[rows])
+        return Predicted(targets, _of(table, split, "prediction"))
     codes = np.array([labels.index(label) for label in targets], dtype=np.int64)
-    return Predicted(codes, np.column_stack([table[f"p_{label}"].to_numpy()[rows] for label in labels]))
+    return Predicted(codes, np.column_stack([_of(table, split, f"p_{label}") for label in labels]))

@@ -23,19 +23,28 @@ class PredictionGraph(nn.Module):
     """Encoded rows to probabilities `[n, classes]`, or to values `[n]` in the target's units.
 
     With `features` it is called with `(numeric float64 [n, d], codes int64 [n, c])`, else with what `model` takes.
+    With `calibrated` it has a temperature, which is 1 until somebody fits it.
     """
 
     def __init__(
-        self, model: nn.Module, *, features: FeatureTransform | None, task: Task, scale: TargetScale | None = None
+        self,
+        model: nn.Module,
+        *,
+        features: FeatureTransform | None,
+        task: Task,
+        scale: TargetScale | None = None,
+        calibrated: bool = False,
     ) -> None:
         super().__init__()
         self.features, self.model, self.task = features, model, task
         scale = scale or TargetScale()
         self.register_buffer("target_mean", torch.tensor(scale.mean, dtype=torch.float64))
         self.register_buffer("target_deviation", torch.tensor(scale.deviation, dtype=torch.float64))
+        self.register_buffer("temperature", torch.tensor(1.0, dtype=torch.float64) if calibrated else None)
 
     target_mean: Tensor
     target_deviation: Tensor
+    temperature: Tensor | None
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """One batch."""
@@ -46,7 +55,8 @@ class PredictionGraph(nn.Module):
         """Model outputs `[n, out_features]` -> float64 probabilities `[n, classes]` or values `[n]`."""
         if self.task == "regression":
             return outputs.reshape(-1).double() * self.target_deviation + self.target_mean
-        return outputs.double().softmax(dim=1)
+        wide = outputs.double() if self.temperature is None else outputs.double() / self.temperature
+        return wide.softmax(dim=1)
 
 
 @dataclass(frozen=True, slots=True)

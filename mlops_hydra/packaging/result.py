@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.section import Task
 from mlops_hydra.errors import EXIT_CODES, TrackingError
-from mlops_hydra.evaluation.gates import Verdict
+from mlops_hydra.evaluation.intervals import Interval
+from mlops_hydra.evaluation.verdicts import Verdict
 from mlops_hydra.tracking.lineage import Lineage
+from mlops_hydra.tracking.test_sets import TestSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Result:
     """What came out. Metric names are `<split>/<metric>`, without a split where there is none.
 
     `status` says how it was come by, `reason` why in a line; `store` is the MLflow store that has the run `run_id`.
+    `intervals` are of the metrics on test, `test_set` names the rows and `num_candidates` counts what they have judged.
+    `unpackaged` says why there is no bundle, and is empty where there is one.
     """
 
     fingerprint: str
@@ -35,6 +39,9 @@ class Result:
     folder: Path
     warnings: tuple[str, ...]
     store: str = ""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    test_set: TestSet | None = None
+    unpackaged: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -61,13 +68,15 @@ class Result:
             "task": self.task,
             "lineage": asdict(self.lineage),
             "metrics": dict(self.metrics),
-            "intervals": {},
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "gates": [asdict(verdict) for verdict in self.gates],
             "verdict": self.verdict,
             "objective": {**asdict(self.objective), "value": self.objective_value},
             "best_epoch": self.best_epoch,
             "num_epochs": self.num_epochs,
             "warnings": list(self.warnings),
+            "test_set": asdict(self.test_set) if self.test_set else None,
+            "unpackaged": self.unpackaged,
         }
 
     @classmethod
@@ -87,17 +96,25 @@ class Result:
                 task=data["task"],
                 lineage=Lineage(**data["lineage"]),
                 metrics={name: math.nan if value is None else float(value) for name, value in data["metrics"].items()},
-                gates=tuple(Verdict(**gate) for gate in data["gates"]),
+                gates=tuple(Verdict.from_json(gate) for gate in data["gates"]),
                 verdict=data["verdict"],
                 objective=Objective(data["objective"]["metric"], data["objective"]["direction"]),
                 best_epoch=data["best_epoch"],
                 num_epochs=data["num_epochs"],
                 folder=folder,
                 warnings=tuple(data["warnings"]),
+                intervals={name: _interval(values) for name, values in data["intervals"].items()},
+                test_set=TestSet(**data["test_set"]) if data["test_set"] else None,
+                unpackaged=data["unpackaged"],
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = f"{folder / 'result.json'} is damaged, or of another version ({type(error).__name__}: {error})"
             raise TrackingError(f"{message}; reuse=never trains again") from error
+
+
+def _interval(values: Mapping[str, Any]) -> Interval:
+    low, high = (math.nan if values[name] is None else float(values[name]) for name in ("low", "high"))
+    return Interval(values["n"], low, high)
 
 
 def _check(data: Mapping[str, Any]) -> None:

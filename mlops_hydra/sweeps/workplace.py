@@ -177,11 +177,12 @@ class Workplace:
             fitted = train(config, splits, bench, objective, observers, RecordedCheckpoints(config, tracked))
             values = self._measured(config, splits, bench, objective, fitted)
             trained = Trained.of(fitted, objective, values, pruned=any(one.pruned for one in listeners))
-            self._leave(tracked, bench, splits, fitted, trained, tags)
+            self._leave(config, tracked, bench, splits, fitted, trained, tags)
             return self._outcome(config, trained, claim, tracked.folder)
 
     def _leave(
         self,
+        config: ExperimentConfig,
         tracked: Run,
         bench: Workbench,
         splits: Splits,
@@ -190,7 +191,7 @@ class Workplace:
         tags: Mapping[str, Any],
     ) -> None:
         """Weights and history, then the word that they are there."""
-        files.write_weights(tracked.folder, export(bench, splits))
+        files.write_weights(tracked.folder, export(bench, splits, config.trainer.calibrate))
         files.write_history(tracked.folder, fitted.history)
         others = {name: value for name, value in trained.values.items() if f"val/{name}" not in fitted.history[-1]}
         tracked.log_metrics({_recorded_name(name): value for name, value in others.items()}, step=fitted.best_epoch)
@@ -247,7 +248,7 @@ class Workplace:
         objective = resolve_objective(config.objective, splits.task)
         with setting(config, folder):
             bench = build_workbench(config, splits, objective, device, self._prepared)
-            files.load_weights(export(bench, splits), folder)
+            files.load_weights(export(bench, splits, config.trainer.calibrate), folder)
             return {**_score_on_val(config, splits, bench), NUM_PARAMETERS: float(bench.num_parameters)}
 
 

@@ -14,6 +14,10 @@ from mlops_hydra.errors import TrackingError
 
 RUNS: Final = "runs"
 STUDIES: Final = "studies"
+GRAPHS: Final = "graphs"
+"""Architectures that were exported before."""
+MODEL: Final = "model"
+"""In the folder of a run, and among its artifacts: what MLflow loads, with the bundle in it."""
 RESULT: Final = "result.json"
 TRIAL: Final = "trial.json"
 """What a sweep left of a training: it ended, or was pruned, and nothing was judged."""

@@ -128,7 +128,7 @@ class Sender:
         self._is_new = False  # the answer to what follows may be lost
         note = {"mlflow.note.content": record["description"]} if record["description"] else {}
         parent = self._parent(experiment_id, record)
-        tags = _legal({**record["tags"], **note, **parent, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
+        tags = legal_tags({**record["tags"], **note, **parent, SPOOL_TAG: record["id"]}, MAX_TAG_LENGTH)
         run = self._client.create_run(experiment_id, record["time"], tags, run_name=record["run_name"])
         return str(run.info.run_id)
 
@@ -235,7 +235,7 @@ def _merged(records: Sequence[Record], kind: str, limit: int) -> dict[str, str]:
     """Names and texts of all records of a kind; a later value replaces an earlier one."""
     merged: dict[str, str] = {}
     for record in records:
-        merged |= _legal(record["values"], limit) if record["kind"] == kind else {}
+        merged |= legal_tags(record["values"], limit) if record["kind"] == kind else {}
     return merged
 
 
@@ -255,7 +255,8 @@ def _chunks(items: Sequence[T], size: int) -> list[list[T]]:
     return [chunk for _ in range(0, len(items), size) if (chunk := list(islice(rest, size)))]
 
 
-def _legal(values: Mapping[str, str], limit: int) -> dict[str, str]:
+def legal_tags(values: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Tags or params as MLflow takes them: names without strange characters, texts of at most `limit`."""
     return {_legal_name(name): _shortened(text, limit) for name, text in values.items()}
 
 

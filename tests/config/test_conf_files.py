@@ -9,7 +9,16 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer
 
-from mlops_hydra.config.commands import CleanConfig, DiffConfig, RunsConfig, SyncConfig, VerifyConfig
+from mlops_hydra.config.commands import (
+    CleanConfig,
+    DiffConfig,
+    PredictConfig,
+    PromoteConfig,
+    RollbackConfig,
+    RunsConfig,
+    SyncConfig,
+    VerifyConfig,
+)
 from mlops_hydra.config.compose import compose, compose_command, split_swept
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import DataConfig, ExperimentConfig, TrainerConfig
@@ -18,7 +27,10 @@ from mlops_hydra.errors import ConfigError
 
 FILES = sorted(packaged_conf().rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent != packaged_conf()]
-COMMANDS = {"runs": RunsConfig, "clean": CleanConfig, "sync": SyncConfig, "diff": DiffConfig, "verify": VerifyConfig}
+COMMANDS = {
+    "runs": RunsConfig, "clean": CleanConfig, "sync": SyncConfig, "diff": DiffConfig, "verify": VerifyConfig,
+    "predict": PredictConfig, "promote": PromoteConfig, "rollback": RollbackConfig,
+}  # fmt: skip
 ROOTS = {"config", "command", *COMMANDS}
 EXPERIMENTS = [path for path in FILES if path in OPTIONS or path.stem == "config"]
 

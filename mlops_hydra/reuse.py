@@ -1,19 +1,22 @@
 """A result that is there already: its gates are judged again, from its predictions and what was recorded.
 
-Nothing is trained, and no model is loaded. What MLflow has not heard of the run is delivered.
+Nothing is trained. The data is read only where a gate looks at rows. What MLflow has not heard of the run is delivered.
 """
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.config.objective import check_gate_metrics
 from mlops_hydra.config.schema import ExperimentConfig
+from mlops_hydra.data.sources import Source
 from mlops_hydra.errors import TrackingError, UsageError
-from mlops_hydra.evaluation.gates import Verdict, judge, overall
 from mlops_hydra.evaluation.metrics import score
+from mlops_hydra.evaluation.verdicts import Verdict, overall
+from mlops_hydra.judgement import ASKED_TOO_OFTEN, Candidate, Judgement, judged
 from mlops_hydra.packaging import files
 from mlops_hydra.packaging.result import Result
 from mlops_hydra.tracking.claim import Claim
@@ -28,7 +31,7 @@ from mlops_hydra.tracking.sync import Store, deliver_rest
 logger = logging.getLogger(__name__)
 
 
-def reused(config: ExperimentConfig, claim: Claim) -> Result:
+def reused(config: ExperimentConfig, claim: Claim, source: Source) -> tuple[Result, Judgement]:
     """The result of the run that was decided for, judged by the gates of `config`.
 
     Raises:
@@ -43,34 +46,58 @@ def reused(config: ExperimentConfig, claim: Claim) -> Result:
     assert run.folder is not None, "it was fetched"
     before = Result.from_json(read_json(run.folder / RESULT) or {}, run.folder.absolute())
     check_gate_metrics(config.gates, before.task)
-    metrics = {**before.metrics, **_measured_again(before)}
-    verdicts = judge(config.gates, metrics, task=before.task, objective=before.objective)
+    recorded = files.read_predictions(before.folder)
+    metrics = {**before.metrics, **_measured_again(before, recorded)}
+    judgement = judged(config, _candidate(before, metrics, recorded, source))
     result = replace(
         before,
         status="reused",
         reason=claim.decision.reason,
         run_id=before.run_id or run.run_id,
         metrics=metrics,
-        gates=verdicts,
-        verdict=overall(verdicts),
+        gates=judgement.verdicts,
+        verdict=judgement.verdict,
+        intervals=judgement.intervals,
+        test_set=judgement.test_set,
+        warnings=(*_of_the_data(before), *judgement.warnings),
     )
     for warning in result.warnings:
         logger.warning("%s", warning)
     write_json_atomic(run.folder / RESULT, result.as_json())
     publish_result(run.folder)
-    if verdicts != before.gates:
-        _record_verdicts(run.folder, verdicts)
+    if judgement.verdicts != before.gates:
+        _record_verdicts(run.folder, judgement.verdicts)
     result = replace(result, run_id=_deliver(config, run, run.folder) or result.run_id)
-    return replace(result, store=delivered_to(run.folder).uri)
+    return replace(result, store=delivered_to(run.folder).uri), judgement
 
 
-def _measured_again(result: Result) -> dict[str, float]:
+def _of_the_data(result: Result) -> tuple[str, ...]:
+    """The warnings of the training, without those of an earlier judgement."""
+    return tuple(text for text in result.warnings if not text.startswith(ASKED_TOO_OFTEN))
+
+
+def _candidate(
+    result: Result, metrics: Mapping[str, float], recorded: files.RecordedPredictions, source: Source
+) -> Candidate:
+    return Candidate(
+        lineage=result.lineage,
+        task=result.task,
+        objective=result.objective,
+        classes=recorded.classes,
+        metrics=metrics,
+        predicted=recorded.splits,
+        rows=recorded.rows,
+        splits=source.load,
+    )
+
+
+def _measured_again(result: Result, recorded: files.RecordedPredictions) -> dict[str, float]:
     """What the predictions on the test split give; those on validation were measured while it trained.
 
     Raises:
         TrackingError: it is not what was recorded.
     """
-    test = files.read_predictions(result.folder).get("test")
+    test = recorded.splits.get("test")
     if test is None:
         raise TrackingError(f"{result.folder / files.PREDICTIONS} has no test split; reuse=never trains again")
     try:
@@ -80,11 +107,9 @@ def _measured_again(result: Result) -> dict[str, float]:
         raise TrackingError(f"{text}: the folder was changed; reuse=never trains again") from error
     again = {f"test/{name}": value for name, value in values.items()}
     for name, value in again.items():
-        recorded = result.metrics.get(name, math.nan)
-        if not (
-            math.isclose(value, recorded, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(value) and math.isnan(recorded))
-        ):
-            text = f"{result.folder}: its predictions give {name} {value!r}, recorded is {recorded!r}"
+        known = result.metrics.get(name, math.nan)
+        if not (math.isclose(value, known, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(value) and math.isnan(known))):
+            text = f"{result.folder}: its predictions give {name} {value!r}, recorded is {known!r}"
             raise TrackingError(f"{text}: the folder was changed; reuse=never trains again")
     return again
 
