@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mlops_hydra.evaluation.gates import QualityGate as QualityGate
     from mlops_hydra.evaluation.gates import check_gates as check_gates
     from mlops_hydra.experiment import run as run
+    from mlops_hydra.packaging.bundle import Bundle as Bundle
+    from mlops_hydra.packaging.bundle import load_bundle as load_bundle
     from mlops_hydra.packaging.result import Result as Result
     from mlops_hydra.sweeps.ear import report as report
     from mlops_hydra.sweeps.sweep import StudyResult as StudyResult
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: Final = {
+    "Bundle": "packaging.bundle",
     "EarlyStopping": "training.stopping",
     "ExperimentConfig": "config.schema",
     "Observer": "training.observers",
@@ -35,6 +38,7 @@ _HOMES: Final = {
     "Training": "training.observers",
     "check_gates": "evaluation.gates",
     "compose": "config.compose",
+    "load_bundle": "packaging.bundle",
     "report": "sweeps.ear",
     "run": "experiment",
     "set_all_seeds": "training.seeding",

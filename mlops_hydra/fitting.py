@@ -146,11 +146,9 @@ def export(bench: Workbench, splits: Splits, calibrate: Literal["none", "tempera
     )
 
 
-def calibrate(graph: PredictionGraph, bench: Workbench) -> float | None:
-    """Fit the temperature of a graph that has one, on validation, and tell it; None for others."""
+def calibrate(graph: PredictionGraph, bench: Workbench) -> None:
+    """Fit the temperature of a graph that has one, on validation."""
     if graph.temperature is None:
-        return None
+        return
     outputs, targets = predict(bench.learner.model, bench.val)
-    temperature = fit_temperature(outputs.cpu().numpy(), targets.cpu().numpy())
-    graph.temperature.fill_(temperature)
-    return temperature
+    graph.temperature.fill_(fit_temperature(outputs.cpu().numpy(), targets.cpu().numpy()))

@@ -1,35 +1,37 @@
 """Predicting the rows of a file with what a run left, or with a version of a model: what `mlops-hydra predict` does.
 
-In chunks, so that the file may be larger than the memory. Rows that cannot be read are named and kept, without a
-prediction. torch is not needed.
+In chunks, so that the file may be larger than the memory; targets and outputs alone are kept, and only where there is a
+target to measure against. Rows that cannot be read are named and kept, without a prediction. torch is not needed.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlops_hydra.atomic import replacing
 from mlops_hydra.config.commands import PredictConfig
-from mlops_hydra.data.files import existing_file
-from mlops_hydra.data.frames import as_array, as_columns
-from mlops_hydra.data.values import read_numbers, read_values
-from mlops_hydra.errors import DataError, Fault, RequestError, UsageError
+from mlops_hydra.data.chunk_writer import writing
+from mlops_hydra.data.chunks import Chunk, are_spelled, as_read, read_chunks
+from mlops_hydra.data.tables import Csv
+from mlops_hydra.data.values import is_missing, read_numbers, read_values, to_text
+from mlops_hydra.errors import DataError, Fault, UsageError, nearest
 from mlops_hydra.evaluation.metrics import score
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
-from mlops_hydra.packaging.graph import one_line
 from mlops_hydra.tracking.find import Place, find_run
 from mlops_hydra.tracking.folders import MODEL
-from mlops_hydra.tracking.registry import Registry
+from mlops_hydra.tracking.registry import ALIASES, Registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MODEL: Final = re.compile(r"(?P<name>.+)@(?P<which>[A-Za-z][\w-]*|\d+)")
+_RUN: Final = re.compile(r"[0-9a-f]{12,}.*")
+_NAMES: Final = ("data.source.", "data.")
 _SHOWN_ROWS: Final = 10
 PREDICTION: Final = "prediction"
 PROBLEM: Final = "problem"
@@ -55,18 +57,29 @@ def find_bundle(text: str, place: Place) -> Bundle:
     """
     named = _MODEL.fullmatch(text)
     if named is None:
-        run = find_run(text, place)
-        assert run.folder is not None, "it was fetched"
-        if not (run.folder / MODEL).is_dir():
-            why = (run.result or {}).get("unpackaged") or "it has none"
-            raise UsageError(Fault("RUN", f"has no bundle to predict with: {why}", text))
-        return load_bundle(run.folder / MODEL)
+        return _bundle_of_run(text, place)
     registry = Registry(place.uri, place.output_dir, timeout_seconds=place.timeout_seconds)
-    which = named["which"]
-    version = registry.version_of(named["name"], int(which) if which.isdigit() else which)
+    name, which = named["name"], named["which"]
+    version = registry.version_of(name, int(which) if which.isdecimal() else which)
     if version is None:
-        raise UsageError(Fault("MODEL", "there is no such model, alias or version", text))
+        meant = tuple(f"{name}@{alias}" for alias in nearest(which, ALIASES) if alias != which)
+        raise UsageError(Fault("MODEL", "there is no such model, or no such alias or version of it", text, meant))
     return load_bundle(registry.fetch(version))
+
+
+def _bundle_of_run(text: str, place: Place) -> Bundle:
+    try:
+        run = find_run(text, place)
+    except UsageError as error:
+        if _RUN.fullmatch(text) or Path(text).parts[1:]:
+            raise
+        hint = f"if it is a model, say which version: {text}@champion, or {text}@1"
+        raise UsageError([*error.faults, Fault("MODEL", hint)]) from None
+    assert run.folder is not None, "it was fetched"
+    if not (run.folder / MODEL).is_dir():
+        why = (run.result or {}).get("unpackaged") or "it has none"
+        raise UsageError(Fault("RUN", f"has no bundle to predict with: {why}", text))
+    return load_bundle(run.folder / MODEL)
 
 
 def predict_file(bundle: Bundle, asked: PredictConfig) -> Predictions:
@@ -80,52 +93,97 @@ def predict_file(bundle: Bundle, asked: PredictConfig) -> Predictions:
     if asked.data.path is None or asked.out is None:
         missing = "data.path" if asked.data.path is None else "out"
         raise UsageError(Fault(missing, "is needed: predict RUN data.path=in.csv out=out.csv"))
-    target = asked.data.target or bundle.schema.target
-    found, measured = Predictions(), _Measured(bundle, target)
-    with _writer(Path(asked.out)) as write:
-        for chunk in _chunks(Path(asked.data.path), asked.chunk_rows):
+    csv = Csv(asked.data.path, asked.data.separator, asked.data.encoding, asked.data.decimal)
+    columns, measured, found = _Columns(bundle), _Measured(bundle, asked.data.target), Predictions()
+    with writing(_checked_out(asked.out, asked.data.path), csv, columns.numeric) as write:
+        for chunk in _chunks(asked.data.path, asked.chunk_rows, csv):
             _check_columns(chunk, bundle, asked)
-            outputs, problems = _predicted(bundle, chunk, found.num_rows)
-            write(_with_predictions(chunk, bundle, outputs, problems))
-            measured.add(chunk, outputs)
+            outputs, problems = _predicted(bundle, columns.of(chunk), len(chunk))
+            write(chunk, _added(bundle, outputs, problems))
+            measured.add(chunk, outputs, first=found.num_rows)
+            some = list(problems.items())[: _SHOWN_ROWS - len(found.problems)]
+            found.problems |= {found.num_rows + row: text for row, text in some}
             found.num_rows += len(chunk)
             found.num_bad += len(problems)
-            found.problems |= dict(list(problems.items())[: _SHOWN_ROWS - len(found.problems)])
     found.metrics, found.num_measured = measured.metrics(), measured.num_rows
     return found
 
 
-def _check_columns(chunk: pd.DataFrame, bundle: Bundle, asked: PredictConfig) -> None:
+def _checked_out(out: str, path: str) -> Path:
+    """Raises UsageError where nothing can be written, or what is read would be lost."""
+    file = Path(out)
+    if file.is_dir():
+        raise UsageError(Fault("out", "is a folder; name a file in it", out))
+    if not file.parent.is_dir():
+        raise UsageError(Fault("out", "no such folder", str(file.parent)))
+    if file.resolve() == Path(path).expanduser().resolve():
+        raise UsageError(Fault("out", "is the file that is read; name another", out))
+    return file
+
+
+def _chunks(path: str, num_rows: int, csv: Csv) -> Iterator[Chunk]:
+    try:
+        yield from read_chunks(path, num_rows, csv)
+    except DataError as error:  # the settings have shorter names here
+        faults = [replace(f, path=f.path.replace(*_NAMES), rule=f.rule.replace(*_NAMES)) for f in error.faults]
+        raise DataError(faults) from error
+
+
+def _check_columns(chunk: Chunk, bundle: Bundle, asked: PredictConfig) -> None:
     """What is wrong with a whole file rather than with a row."""
     assert bundle.schema is not None, "checked before"
-    missing = [name for name in bundle.schema.names if name not in chunk.columns]
-    if missing:
-        bundle.outputs(as_columns(chunk.iloc[:0]))  # which says so
-    added = [name for name in (PREDICTION, PROBLEM, *_probability_names(bundle)) if name in chunk.columns]
-    if added:
-        raise DataError([Fault(f"column {name!r}", "is there already; predictions would go there") for name in added])
-    if asked.data.target is not None and asked.data.target not in chunk.columns:
-        raise DataError(Fault("data.target", "no such column", asked.data.target))
+    names, target = chunk.names, asked.data.target
+    faults = [
+        Fault(f"column {name!r}", "is missing", None, nearest(name, names))
+        for name in bundle.schema.names
+        if name not in names
+    ]
+    if target is not None and target not in names:
+        faults.append(Fault("data.target", "no such column", target, nearest(target, names)))
+    rule = "is there already, and the predictions would go there: rename it"
+    added = (PREDICTION, PROBLEM, *_probability_names(bundle))
+    if faults := faults or [Fault(f"column {name!r}", rule) for name in added if name in names]:
+        raise DataError(faults)
 
 
 def _probability_names(bundle: Bundle) -> list[str]:
     return [f"p_{label}" for label in bundle.classes]
 
 
-def _predicted(bundle: Bundle, chunk: pd.DataFrame, first: int) -> tuple[NDArray[np.float64], dict[int, str]]:
-    """Outputs, NaN for bad rows, and what is wrong with those by their number in the file."""
-    columns = as_columns(chunk)
+class _Columns:
+    """The columns that a model reads, as its training read them."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        assert bundle.schema is not None, "checked before"
+        self._features, raw = bundle.schema.features, bundle.golden.rows
+        self._are_spelled = {f.name: are_spelled(f.categories, raw[f.name]) for f in self._features}
+        self.numeric = [feature.name for feature in self._features if feature.kind == "numeric"]
+
+    def of(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
+        """By name, each [n]."""
+        return {f.name: chunk.column(f.name, f.kind, is_spelled=self._are_spelled[f.name]) for f in self._features}
+
+
+def _predicted(
+    bundle: Bundle, columns: Mapping[str, NDArray[Any]], num_rows: int
+) -> tuple[NDArray[np.float64], dict[int, str]]:
+    """Outputs, NaN for bad rows, and what is wrong with those by their number in the chunk."""
     try:
-        return bundle.outputs(columns), {}
+        outputs, problems = bundle.outputs(columns), {}
     except DataError:
-        pass
-    problems = _bad_rows(bundle, columns)
-    good = np.array([row not in problems for row in range(len(chunk))], dtype=bool)
-    shape = (len(chunk), len(bundle.classes)) if bundle.classes else (len(chunk),)
-    outputs = np.full(shape, np.nan)
-    if good.any():
-        outputs[good] = bundle.outputs({name: values[good] for name, values in columns.items()})
-    return outputs, {first + row: text for row, text in problems.items()}
+        problems = _bad_rows(bundle, columns)
+        good = np.array([row not in problems for row in range(num_rows)], dtype=bool)
+        outputs = np.full((num_rows, len(bundle.classes)) if bundle.classes else (num_rows,), np.nan)
+        if good.any():
+            outputs[good] = bundle.outputs({name: values[good] for name, values in columns.items()})
+    for row in np.flatnonzero(_are_empty(outputs)).tolist():
+        problems.setdefault(row, "the model gives no number for it")
+    return outputs, dict(sorted(problems.items()))
+
+
+def _are_empty(outputs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    empty = np.isnan(outputs)
+    return np.asarray(empty.any(axis=1) if outputs.ndim == 2 else empty, dtype=np.bool_)
 
 
 def _bad_rows(bundle: Bundle, columns: Mapping[str, NDArray[Any]]) -> dict[int, str]:
@@ -143,36 +201,34 @@ def _bad_rows(bundle: Bundle, columns: Mapping[str, NDArray[Any]]) -> dict[int, 
                 except DataError as error:
                     fault = error.faults[0]
                     problems.setdefault(row, []).append(f"column {feature.name!r} {fault.rule}, got {fault.value!r}")
-    return {row: "; ".join(texts) for row, texts in sorted(problems.items())}
+    return {row: "; ".join(texts) for row, texts in problems.items()}
 
 
-def _with_predictions(
-    chunk: pd.DataFrame, bundle: Bundle, outputs: NDArray[np.float64], problems: Mapping[int, str]
-) -> pd.DataFrame:
-    bad = np.isnan(outputs).any(axis=1) if bundle.classes else np.isnan(outputs)
+def _added(bundle: Bundle, outputs: NDArray[np.float64], problems: Mapping[int, str]) -> dict[str, "pa.Array"]:
+    """The new columns by name, of the same types for every chunk."""
+    import pyarrow as pa
+
+    bad = _are_empty(outputs)
     if bundle.classes:
-        labels = bundle.labels(np.nan_to_num(outputs)).astype(object)
-        labels[bad] = None
-        added: dict[str, Any] = {PREDICTION: pd.Series(labels, index=chunk.index, dtype=_dtype(bundle))}
-        added |= {name: outputs[:, place] for place, name in enumerate(_probability_names(bundle))}
+        labels = bundle.labels(np.nan_to_num(outputs)).tolist()
+        kinds = {type(label) for label in bundle.classes}
+        kind = {bool: pa.bool_(), int: pa.int64()}.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string()
+        chosen = [
+            None if bad[row] else str(label) if kind == pa.string() else label for row, label in enumerate(labels)
+        ]
+        added = {PREDICTION: pa.array(chosen, kind)}
+        added |= {name: pa.array(outputs[:, i], mask=bad) for i, name in enumerate(_probability_names(bundle))}
     else:
-        added = {PREDICTION: outputs}
-    texts = np.full(len(chunk), None, dtype=object)
-    texts[bad] = list(problems.values())
-    return chunk.assign(**added, **{PROBLEM: pd.Series(texts, index=chunk.index, dtype="string")})
-
-
-def _dtype(bundle: Bundle) -> str:
-    """The same for every chunk, whether or not a row of it is bad."""
-    kinds = {type(label) for label in bundle.classes}
-    return {bool: "boolean", int: "Int64"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
+        added = {PREDICTION: pa.array(outputs, mask=bad)}
+    return added | {PROBLEM: pa.array([problems.get(row) for row in range(len(outputs))], pa.string())}
 
 
 class _Measured:
     """Targets and outputs of the rows that have both, of all chunks: the metrics are of the whole file."""
 
     def __init__(self, bundle: Bundle, target: str | None) -> None:
-        self._bundle, self._target = bundle, target
+        assert bundle.schema is not None, "checked before"
+        self._bundle, self._target = bundle, target or bundle.schema.target
         self._targets: list[NDArray[Any]] = []
         self._outputs: list[NDArray[np.float64]] = []
 
@@ -180,102 +236,46 @@ class _Measured:
     def num_rows(self) -> int:
         return sum(map(len, self._targets))
 
-    def add(self, chunk: pd.DataFrame, outputs: NDArray[np.float64]) -> None:
+    def add(self, chunk: Chunk, outputs: NDArray[np.float64], *, first: int) -> None:
         """Raises DataError for a target that is no number, or no class that the model knows."""
-        if self._target is None or self._target not in chunk.columns:
+        if self._target is None or self._target not in chunk.names:
             return
-        rows = chunk[self._target].notna().to_numpy() & ~np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
-        values = as_array(chunk.loc[rows, self._target])
-        if self._bundle.classes:
-            places = {str(label): place for place, label in enumerate(self._bundle.classes)}
-            texts = read_values(values, "categorical", self._target)
-            strange = [text for text in texts if text not in places]
-            if strange:
-                rule = f"is no class of the model: {', '.join(places)}"
-                raise DataError(Fault(f"column {self._target!r}", rule, strange[0]))
-            values = np.array([places[text] for text in texts], dtype=np.int64)
-        else:
-            values = read_numbers(values, self._target)
-        self._targets.append(values)
+        kind = "categorical" if self._bundle.classes else "numeric"
+        values = chunk.column(self._target, cast("Any", kind), is_spelled=True)
+        rows = np.array([not is_missing(value) for value in values], dtype=bool) & ~_are_empty(outputs)
+        read = self._codes if self._bundle.classes else self._numbers
+        self._targets.append(read(values[rows], first + np.flatnonzero(rows)))
         self._outputs.append(outputs[rows])
+
+    def _numbers(self, values: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        try:
+            return read_numbers(values, str(self._target))
+        except DataError:
+            for value, number in zip(values, numbers, strict=True):
+                try:
+                    read_numbers([value], "")
+                except DataError as error:
+                    raise self._wrong(int(number), error.faults[0].rule, value) from None
+            raise
+
+    def _wrong(self, number: int, rule: str, value: Any) -> DataError:
+        return DataError(Fault(f"column {self._target!r}, row {number}", f"{rule}; or leave the column out", value))
+
+    def _codes(self, values: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Classes by their names; those that are numbers may be written otherwise, `1.0` for 1."""
+        places = {str(label): place for place, label in enumerate(self._bundle.classes)}
+        texts = [str(to_text(value)) for value in values]
+        codes = [places.get(text, places.get(str(to_text(as_read(text))), -1)) for text in texts]
+        if -1 in codes:
+            strange = codes.index(-1)
+            rule = f"must be a class that the model knows ({', '.join(places)})"
+            raise self._wrong(int(numbers[strange]), rule, texts[strange])
+        return np.array(codes, dtype=np.int64)
 
     def metrics(self) -> dict[str, float]:
         if not self.num_rows:
             return {}
         return score(self._bundle.task, np.concatenate(self._targets), np.concatenate(self._outputs))
-
-
-def _chunks(path: Path, num_rows: int) -> Iterator[pd.DataFrame]:
-    """Raises DataError: no such file, or it cannot be read."""
-    path = existing_file(str(path))
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            yield from _parquet_chunks(path, num_rows)
-        else:
-            with pd.read_csv(path, chunksize=num_rows, index_col=False, low_memory=False) as reader:
-                for chunk in reader:
-                    yield chunk.rename(columns=str)
-    except RequestError:
-        raise
-    except (ValueError, OSError) as error:  # pandas' errors, and pyarrow's, are ValueErrors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(Fault(str(path), f"cannot be read: {reason}")) from error
-
-
-def _parquet_chunks(path: Path, num_rows: int) -> Iterator[pd.DataFrame]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=num_rows):
-            yield batch.to_pandas(types_mapper=pd.ArrowDtype).rename(columns=str)
-
-
-class _Write(Protocol):
-    def __call__(self, chunk: pd.DataFrame) -> None: ...
-
-
-@contextmanager
-def _writer(path: Path) -> Iterator[_Write]:
-    """What appends chunks to a file that takes the place of `path` at the end."""
-    if not path.parent.is_dir():
-        raise UsageError(Fault("out", "no such folder", str(path.parent)))
-    is_parquet = path.suffix in (".parquet", ".pq")
-    with replacing(path) as file:
-        if is_parquet:
-            yield from _parquet_writer(file)
-            return
-        is_first = True
-
-        def write(chunk: pd.DataFrame) -> None:
-            nonlocal is_first
-            chunk.to_csv(file, index=False, header=is_first, lineterminator="\n")
-            is_first = False
-
-        yield write
-
-
-def _parquet_writer(file: Any) -> Iterator[_Write]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    writer: Any = None
-
-    def write(chunk: pd.DataFrame) -> None:
-        nonlocal writer
-        try:
-            table = pa.Table.from_pandas(chunk, preserve_index=False, schema=writer.schema if writer else None)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            rule = f"a column changes its type along the file ({one_line(error)}): write CSV, or raise chunk_rows"
-            raise DataError(Fault("out", rule)) from error
-        if writer is None:
-            writer = pq.ParquetWriter(file, table.schema)
-        writer.write_table(table)
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def print_predictions(found: Predictions, bundle: Bundle, out: str, console: Console) -> None:
@@ -284,14 +284,15 @@ def print_predictions(found: Predictions, bundle: Bundle, out: str, console: Con
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    say(f"{found.num_rows:,} rows predicted by {bundle.name} {bundle.fingerprint} into {out}")
+    num_good = found.num_rows - found.num_bad
+    of_all = f"of {found.num_rows:,} rows " if found.num_bad else "rows "
+    say(f"{num_good:,} {of_all}predicted by {bundle.name} {bundle.fingerprint} into {out}")
     for row, text in found.problems.items():
         say(f"  row {row}: {text}")
     if found.num_bad:
         rest = found.num_bad - len(found.problems)
-        say(f"{found.num_bad:,} rows have no prediction" + (f" ({rest:,} more than shown)" if rest else ""))
+        more = f"; {rest:,} more than shown" if rest else ""
+        say(f"{found.num_bad:,} without a prediction; column {PROBLEM!r} says why (rows count from 0{more})")
     for name, value in found.metrics.items():
-        say(
-            f"  {name:<18} {value:.4f}"
-            + (f"  on {found.num_measured:,} rows" if name == next(iter(found.metrics)) else "")
-        )
+        on = f"  on {found.num_measured:,} rows" if name == next(iter(found.metrics)) else ""
+        say(f"  {name:<18} {value:.4f}{on}")

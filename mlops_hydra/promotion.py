@@ -46,6 +46,10 @@ class Promotion:
         """0 where the version has the alias now, else that of the verdict."""
         return EXIT_CODES[self.judgement.verdict] if self.problem and self.judgement else 0
 
+    def told(self, alias: str) -> str:
+        """One line for people."""
+        return _told(self.version, alias, self.move) if self.version else f"not promoted: {self.problem}"
+
 
 def enlist(config: ExperimentConfig, result: Result, judgement: Judgement, console: Console) -> ModelVersion | None:
     """What `register` asks for, of a run that was just judged and recorded.
@@ -54,7 +58,10 @@ def enlist(config: ExperimentConfig, result: Result, judgement: Judgement, conso
         TrackingError: the run has no bundle, or MLflow does not have it whole.
         BusyError: another became champion since the run was judged.
     """
-    if config.register == "never" or result.verdict != "passed":
+    if config.register == "never":
+        return None
+    if result.verdict != "passed":
+        _say(console, f"not registered (register={config.register}): {_why_not(result.gates)}")
         return None
     registry = registry_of(config)
     version = register(registry, config.name, result)
@@ -93,7 +100,7 @@ def register(registry: Registry, name: str, result: Result, verdicts: Sequence[V
     return registry.register(name, run_id=result.run_id, tags=tags)
 
 
-def promote(run: RecordedRun, asked: PromoteConfig, console: Console) -> Promotion:
+def promote(run: RecordedRun, asked: PromoteConfig) -> Promotion:
     """Judge a run again against today's champion, and move the alias if it passes.
 
     Raises:
@@ -106,19 +113,17 @@ def promote(run: RecordedRun, asked: PromoteConfig, console: Console) -> Promoti
     before = Result.from_json(run.result, run.folder.absolute())
     if before.unpackaged or not (before.folder / MODEL).is_dir():
         why = before.unpackaged or "it was packaged with packaging=none, or by an earlier version"
-        raise UsageError(Fault("RUN", f"has no bundle to promote: {why}", run.label))
+        raise UsageError(Fault("RUN", f"has no bundle to promote: {why}", f"{run.fingerprint}/{run.label}"))
     config = _recorded(before, asked)
     registry = registry_of(config)
     with registry.lock(config.name):
         now = registry.version_of(config.name, asked.to)
         if now is not None and now.lineage == before.lineage.digest:
-            _say(console, f"version {now.version} of {now.name} is {asked.to} already")
             return Promotion(now, None, None)
         judgement = _judged_again(config, before)
         result = replace(before, gates=judgement.verdicts, verdict=judgement.verdict, intervals=judgement.intervals)
         if result.verdict != "passed" and asked.force is None:
-            reasons = "; ".join(gate.reason for gate in result.gates if gate.verdict != "passed")
-            return Promotion(None, judgement, None, f"it {result.verdict}: {reasons}")
+            return Promotion(None, judgement, None, f"{_why_not(result.gates)}; force='reason' does it nevertheless")
         version = register(registry, config.name, replace(result, run_id=result.run_id or run.run_id))
         move = registry.move(
             config.name,
@@ -129,7 +134,6 @@ def promote(run: RecordedRun, asked: PromoteConfig, console: Console) -> Promoti
             reason=asked.force or asked.reason or "promote",
             forced=result.verdict != "passed",
         )
-    _say(console, _told(version, asked.to, move))
     return Promotion(version, judgement, move)
 
 
@@ -153,7 +157,9 @@ def _recorded(result: Result, asked: PromoteConfig) -> ExperimentConfig:
     changes |= {"output_dir": asked.output_dir, "tracking": asked.tracking.model_dump()}
     if asked.gates is not None:
         changes["gates"] = {name: gate.model_dump(mode="json") for name, gate in asked.gates.items()}
-    return read_recorded(result.folder / files.CONFIG, changes, asked.trust)
+    config = read_recorded(result.folder / files.CONFIG, changes, asked.trust)
+    config._origin = asked.origin  # which store is meant depends on what was typed
+    return config
 
 
 def _judged_again(config: ExperimentConfig, result: Result) -> Judgement:
@@ -166,7 +172,10 @@ def _judged_again(config: ExperimentConfig, result: Result) -> Judgement:
         source = open_source(config.data)
         digest = source.digest()
     if digest != result.lineage.data:
-        rule = f"is not what the run learnt from ({result.lineage.data[:12]}, now {digest[:12]}): another test set"
+        rule = (
+            f"has changed since the run learnt from it (digest {result.lineage.data[:12]}, now {digest[:12]}), so its "
+            "test rows are others: bring the old data back (data.path=...), or train on the new"
+        )
         raise UsageError(Fault("data", rule))
     splits = source.load()
     bundle = load_bundle(result.folder / MODEL)
@@ -190,6 +199,15 @@ def _predicted(bundle: Bundle, splits: Splits, name: str, target: str | None) ->
     if targets is None:
         raise UsageError(Fault("data.source", "a stream cannot be judged again: run its experiment instead"))
     return Predicted(targets, bundle_outputs(bundle, splits[name], target))
+
+
+def _why_not(gates: Sequence[Verdict]) -> str:
+    words = {"failed": "failed", "undecided": "could not decide"}
+    return "; ".join(
+        f"{', '.join(names)} {word}"
+        for verdict, word in words.items()
+        if (names := [gate.name for gate in gates if gate.verdict == verdict])
+    )
 
 
 def _told(version: ModelVersion, alias: str, move: Move | None) -> str:

@@ -35,11 +35,10 @@ def promote(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int
     from mlops_hydra.promotion import promote as judge_and_move
 
     console = Terminal()
-    promotion = judge_and_move(run, asked, console)
+    promotion = judge_and_move(run, asked)
     if promotion.judgement is not None:
         print_gates(promotion.judgement.verdicts, promotion.judgement.warnings, console)
-    if promotion.problem:
-        console.print(f"not promoted: {promotion.problem}", highlight=False, markup=False, soft_wrap=True)
+    console.print(promotion.told(asked.to), highlight=False, markup=False, soft_wrap=True)
     return promotion.exit_code
 
 

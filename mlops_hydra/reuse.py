@@ -13,12 +13,13 @@ from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.config.objective import check_gate_metrics
 from mlops_hydra.config.schema import ExperimentConfig
 from mlops_hydra.data.sources import Source
-from mlops_hydra.errors import TrackingError, UsageError
+from mlops_hydra.data.splits import Splits
+from mlops_hydra.errors import DataError, Fault, TrackingError, UsageError
 from mlops_hydra.evaluation.metrics import score
 from mlops_hydra.evaluation.verdicts import Verdict, overall
 from mlops_hydra.judgement import ASKED_TOO_OFTEN, Candidate, Judgement, judged
 from mlops_hydra.packaging import files
-from mlops_hydra.packaging.result import Result
+from mlops_hydra.packaging.result import UNASKED, Result
 from mlops_hydra.tracking.claim import Claim
 from mlops_hydra.tracking.delivery import delivered_to, is_waiting
 from mlops_hydra.tracking.fetch import fetch_run
@@ -63,6 +64,8 @@ def reused(config: ExperimentConfig, claim: Claim, source: Source) -> tuple[Resu
     )
     for warning in result.warnings:
         logger.warning("%s", warning)
+    if result.unpackaged == UNASKED and config.packaging == "bundle":
+        logger.warning("The run was made with packaging=none: reuse=never trains it again, with a bundle")
     write_json_atomic(run.folder / RESULT, result.as_json())
     publish_result(run.folder)
     if judgement.verdicts != before.gates:
@@ -87,8 +90,20 @@ def _candidate(
         metrics=metrics,
         predicted=recorded.splits,
         rows=recorded.rows,
-        splits=source.load,
+        splits=lambda: _as_predicted(source, result.lineage.data),
     )
+
+
+def _as_predicted(source: Source, digest: str) -> Splits:
+    """The rows that the run predicted, and no others: changed features would leave numbers and targets as they were.
+
+    Raises:
+        DataError: the data is not what it was.
+    """
+    now = source.digest()
+    if now != digest:
+        raise DataError(Fault("data", f"has changed since the run was trained ({digest[:12]}, now {now[:12]})"))
+    return source.load()
 
 
 def _measured_again(result: Result, recorded: files.RecordedPredictions) -> dict[str, float]:

@@ -1,9 +1,15 @@
-"""A place to work in, and one empty MLflow store that is made once and copied."""
+"""A place to work in, one empty MLflow store that is made once and copied, and a real MLflow server."""
 
 import os
 import shutil
+import signal
+import socket
 import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,19 +71,60 @@ def trained_once(empty_store: Path, known_graphs: Path, tmp_path_factory: pytest
 
 
 @pytest.fixture
-def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run below the current directory; MLflow's artifacts are a copy, too."""
+def move_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`move_in(place)`: its `outputs` in an empty current directory; MLflow's artifacts are a copy, too."""
     from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
-    _artifact_repos_cache.clear()  # MLflow remembers by a run's id where its artifacts are
-    shutil.copytree(trained_once / "outputs", tmp_path / "outputs", symlinks=True)
-    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
-        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
-            paths = (str(trained_once), str(tmp_path))
-            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", paths)
-    database.close()
-    for path in (tmp_path / "outputs" / "runs").rglob("delivery.json"):
-        path.write_text(path.read_text().replace(str(trained_once), str(tmp_path)))
-    monkeypatch.chdir(tmp_path)
+    def copy(place: Path) -> None:
+        _artifact_repos_cache.clear()  # MLflow remembers by a run's id where its artifacts are
+        shutil.copytree(place / "outputs", tmp_path / "outputs", symlinks=True)
+        with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
+            for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+                paths = (str(place), str(tmp_path))
+                database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", paths)
+        database.close()
+        for path in (tmp_path / "outputs" / "runs").rglob("delivery.json"):
+            path.write_text(path.read_text().replace(str(place), str(tmp_path)))
+        monkeypatch.chdir(tmp_path)
+
+    return copy
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path, move_in: Callable[[Path], None]) -> Path:
+    """The folder of a finished run below the current directory."""
+    move_in(trained_once)
     (folder,) = (path.parent for path in (tmp_path / "outputs" / "runs").glob("*/*/spool.jsonl"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a real `mlflow server` on loopback, which keeps the artifacts. Takes 5-15 s to start."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "server.db")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _until_healthy(uri, process, folder / "server.log")
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _until_healthy(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(log.read_text())

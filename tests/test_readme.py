@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 
 from mlops_hydra.cli import main
+from mlops_hydra.data.tables import SklearnTable
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+PAST = ("runs", "diff", "sync", "clean", "promote", "predict", "rollback")
 
 
 def blocks(language: str) -> list[str]:
@@ -45,15 +49,19 @@ def own_project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_there_are_commands_to_run() -> None:
     assert len(commands()) >= 15
-    assert len(outputs()) == 6
+    assert len(outputs()) == 7
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("mlops-hydra")])
 def test_every_command_runs(command: str, own_project: Path) -> None:
     argv = shlex.split(command)[1:]
-    if re.search(r"\b[0-9a-f]{12}\b", command):  # the runs that the README speaks of
+    speaks_of_models = argv[:1] and argv[0] in ("predict", "rollback")
+    if re.search(r"\b[0-9a-f]{12}\b", command) or speaks_of_models:  # the runs that the README speaks of
         assert main(["progress=off"]) == main(["model=linear", "progress=off"]) == 0
-    quiet = [] if argv[:1] and argv[0] in ("runs", "diff", "sync", "clean") else ["progress=off"]
+    if speaks_of_models:
+        assert main(["promote", "f2d37604c86e"]) == main(["promote", "bd34a4fb21e1"]) == 0
+        SklearnTable("breast_cancer").read().to_csv("rows.csv", index=False)
+    quiet = [] if argv[:1] and argv[0] in PAST else ["progress=off"]
     assert main([*argv, *quiet]) == 0
 
 

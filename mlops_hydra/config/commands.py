@@ -86,6 +86,9 @@ class PredictDataConfig(Composed):
 
     path: str | None = Field(description="CSV or Parquet file of rows")
     target: str | None = Field(description="column to compare with; null: that of the model, if it is there")
+    separator: str = Field(min_length=1, max_length=1, description="between the fields of a CSV file, and of `out`")
+    encoding: str = Field(description="of the text of a CSV file; `out` is utf-8")
+    decimal: str = Field(min_length=1, max_length=1, description="of numbers in a CSV file, and in `out`")
 
 
 class PredictConfig(CommandConfig):

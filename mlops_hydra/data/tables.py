@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -21,6 +21,9 @@ from mlops_hydra.data import bundled
 from mlops_hydra.data.digests import digest_files, digest_frame
 from mlops_hydra.data.files import existing_file
 from mlops_hydra.errors import DataError, Fault
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @runtime_checkable
@@ -63,15 +66,35 @@ class Parquet:
         Raises:
             DataError: no such file, or it is no Parquet.
         """
+        path = existing_file(self.path)
+        with self._faults_named(path):
+            frame = pd.read_parquet(path)
+        return _checked(frame.reset_index() if frame.index.name is not None else frame, str(path))
+
+    def batches(self, num_rows: int) -> "Iterator[pa.RecordBatch]":
+        """The rows, `num_rows` at a time, of the types in the file; one without rows is one batch without rows.
+
+        Raises:
+            DataError: no such file, or it is no Parquet.
+        """
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         path = existing_file(self.path)
+        with self._faults_named(path), pq.ParquetFile(path) as file:
+            if not file.metadata.num_rows:
+                yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+            yield from file.iter_batches(batch_size=num_rows)
+
+    @contextmanager
+    def _faults_named(self, path: Path) -> Iterator[None]:
+        import pyarrow as pa
+
         try:
-            frame = pd.read_parquet(path)
+            yield
         except (pa.ArrowException, ValueError, OSError) as error:
             rule = f"cannot be read as Parquet ({_first_line(error)}): is it another format, or cut off?"
             raise DataError(Fault(str(path), rule)) from error
-        return _checked(frame.reset_index() if frame.index.name is not None else frame, str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +117,6 @@ class Csv:
             DataError: no such file, or its content is damaged; names the line where it is known.
         """
         path = existing_file(self.path)
-        if len(self.separator) != 1:
-            raise DataError(Fault("data.source.separator", "must be one character", self.separator))
         with self._faults_named(path):
             header = self._header(path)
             try:
@@ -107,18 +128,44 @@ class Csv:
                 self._check_widths(path, header)
         return _checked(frame, str(path))
 
+    def text_chunks(self, num_rows: int) -> Iterator[pd.DataFrame]:
+        """The rows, `num_rows` at a time, every value as the text that stands in the file; missing ones are empty.
+
+        A file without rows is one chunk without rows.
+
+        Raises:
+            DataError: as `read`.
+        """
+        path = existing_file(self.path)
+        with self._faults_named(path):
+            header, is_whole = self._header(path), False
+            try:
+                with self._parsed(path, chunksize=num_rows, dtype=str, na_filter=False) as chunks:
+                    for chunk in _strictly(chunks):
+                        if not is_whole and (chunk.iloc[:, -1] == "").any():  # pandas fills short rows up
+                            self._check_widths(path, header)
+                            is_whole = True
+                        yield chunk.set_axis(chunk.columns.map(str), axis=1)
+            except (pd.errors.ParserError, pd.errors.ParserWarning):
+                self._check_widths(path, header)
+                raise
+
     def _parse(self, path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long, and cut
-            return pd.read_csv(
-                path,
-                sep=self.separator,
-                encoding=self._encoding,
-                decimal=self.decimal,
-                index_col=False,
-                low_memory=False,
-                compression="gzip" if path.suffix == ".gz" else None,
-            )
+            frame: pd.DataFrame = self._parsed(path, low_memory=False)
+            return frame
+
+    def _parsed(self, path: Path, **options: Any) -> Any:
+        return pd.read_csv(
+            path,
+            sep=self.separator,
+            encoding=self._encoding,
+            decimal=self.decimal,
+            index_col=False,
+            compression="gzip" if path.suffix == ".gz" else None,
+            **options,
+        )
 
     @property
     def _encoding(self) -> str:
@@ -147,11 +194,17 @@ class Csv:
             reader = csv.reader(file, delimiter=self.separator)
             for row in reader:
                 if row and len(row) != len(header):
-                    where = f"{path}, line {reader.line_num}"
-                    raise DataError(Fault(where, f"must have {len(header)} fields, as many as line 1", len(row)))
+                    where, rule = (
+                        f"{path}, line {reader.line_num}",
+                        f"must have {len(header)} fields, as many as line 1",
+                    )
+                    hint = f" (is the separator not {self.separator!r}?)" if len(header) == 1 else ""
+                    raise DataError(Fault(where, rule + hint, len(row)))
 
     @contextmanager
     def _faults_named(self, path: Path) -> Iterator[None]:
+        if len(self.separator) != 1:
+            raise DataError(Fault("data.source.separator", "must be one character", self.separator))
         try:
             yield
         except UnicodeDecodeError as error:
@@ -196,6 +249,17 @@ def _checked(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if not len(frame):
         raise DataError(Fault(where, "has columns but no rows"))
     return frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _strictly(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """With the warning of a row that is too long as an error, but only while pandas reads."""
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _first_line(error: BaseException) -> str:

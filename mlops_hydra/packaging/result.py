@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from mlops_hydra.config.objective import Objective
 from mlops_hydra.config.section import Task
@@ -13,6 +13,9 @@ from mlops_hydra.evaluation.intervals import Interval
 from mlops_hydra.evaluation.verdicts import Verdict
 from mlops_hydra.tracking.lineage import Lineage
 from mlops_hydra.tracking.test_sets import TestSet
+
+UNASKED: Final = "packaging=none"
+"""Why there is no bundle where none was wanted."""
 
 
 @dataclass(frozen=True, slots=True)

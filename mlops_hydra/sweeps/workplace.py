@@ -275,13 +275,16 @@ def _trained_by(run: RecordedRun, folder: Path) -> Trained:
         raise TrackingError(f"{folder} holds neither a result nor a trial; reuse=never trains again")
     objective = Objective(result["objective"]["metric"], result["objective"]["direction"])
     name = f"val/{objective.metric}"
-    scores = tuple(entry.get(name, math.nan) for entry in files.read_history(folder))
+    history = files.read_history(folder)
+    scores = tuple(entry.get(name, math.nan) for entry in history)
     values = {
         key.removeprefix("val/"): math.nan if value is None else float(value)
         for key, value in result["metrics"].items()
         if key.startswith("val/") or key == NUM_PARAMETERS
     }
     best = int(result["best_epoch"])
+    at_best = history[best - 1] if 0 < best <= len(history) else {}  # calibration comes after what trials are judged by
+    values |= {key.removeprefix("val/"): value for key, value in at_best.items() if key.startswith("val/")}
     return Trained("trained", objective, values, scores, best, values.get(objective.metric, math.nan), False, 0)
 
 

@@ -140,7 +140,7 @@ def open_client(uri: str) -> "MlflowClient":
     import_mlflow()
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 _BOUNDS: Final = (

@@ -4,10 +4,9 @@ A file a test set in `output_dir/test_sets/`, with a line for each candidate; pr
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +45,17 @@ def count_candidate(output_dir: str | Path, digest: str, candidate: str) -> Test
     path = Path(output_dir) / TEST_SETS / f"{digest}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as file:
-            file.seek(0)
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
             known = _lines(file)
             if candidate not in known:
-                file.write(f"{candidate}\n")
+                file.write(f"\n{candidate}\n")  # what a crash left of a line stays one of its own
+                file.flush()
+                known = _lines(file)  # with those that others wrote meanwhile
     except OSError as error:
         raise TrackingError(f"{path}: cannot be written: {error.strerror}") from error
-    return TestSet(digest, len(known | {candidate}))
+    return TestSet(digest, len(known))
 
 
-def _lines(lines: Iterable[str]) -> set[str]:
-    return {line.strip() for line in lines if line.strip()}
+def _lines(file: TextIO) -> set[str]:
+    file.seek(0)
+    return {line.strip() for line in file if line.strip()}

@@ -36,7 +36,14 @@ def _tree(output_dir: Path) -> dict[str, Any]:
     trainer = {"epochs": 3, "steps": None, "batch_size": 64, "accumulate": 1, "clip_norm": None, "loss": None}
     trainer |= {"early_stopping": {"patience": None, "min_delta": 0.0}, "scheduler_interval": "auto", "step": None}
     trainer |= {"checkpoint": {"every_epochs": None, "every_steps": None, "every_seconds": None}}
-    trainer |= {"precision": "fp32", "compile": False, "deterministic": True, "device": "cpu", "num_threads": None}
+    trainer |= {
+        "precision": "fp32",
+        "compile": False,
+        "deterministic": True,
+        "device": "cpu",
+        "num_threads": None,
+        "calibrate": "none",
+    }
     return {
         "name": "tests",
         "seed": 0,
@@ -55,6 +62,9 @@ def _tree(output_dir: Path) -> dict[str, Any]:
         "tags": {},
         "progress": "off",
         "trust": (),
+        "judging": {"confidence": 0.95, "resamples": 2000, "max_candidates": None},
+        "packaging": "bundle",
+        "register": "never",
         "init_from": None,
         "reuse": "auto",
         "on_busy": "exit",

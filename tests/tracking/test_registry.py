@@ -1,15 +1,9 @@
 import json
-import os
 import secrets
-import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,38 +15,6 @@ from mlops_hydra.tracking import audit
 from mlops_hydra.tracking.alias import read_state
 from mlops_hydra.tracking.registry import CHALLENGER, CHAMPION, ModelVersion, Move, Registry, check_model_name
 from mlops_hydra.tracking.store import open_client
-
-
-@pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a real `mlflow server` on loopback, which keeps the artifacts. Takes 5-15 s to start."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "server.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        until_healthy(uri, process, folder / "server.log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def until_healthy(uri: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(log.read_text())
 
 
 @dataclass(frozen=True)
@@ -111,8 +73,8 @@ def here(local_store: str, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def there(server: str, tmp_path: Path) -> Place:
-    return place_in(server, tmp_path)
+def there(mlflow_server: str, tmp_path: Path) -> Place:
+    return place_in(mlflow_server, tmp_path)
 
 
 @pytest.fixture(params=["here", "there"])

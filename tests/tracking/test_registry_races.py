@@ -1,15 +1,10 @@
 """Processes that promote, register and roll back at once, or are killed at it, on SQLite and on a real server."""
 
 import json
-import os
 import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -124,38 +119,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a real `mlflow server` on loopback. Takes 5-15 s to start."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "server.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        until_healthy(uri, process, folder / "server.log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def until_healthy(uri: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(log.read_text())
-
-
 @dataclass
 class Track:
     """A model in a store, and processes that do something with it at the same moment."""
@@ -237,8 +200,8 @@ def here(starter, local_store: str, tmp_path: Path) -> Track:
 
 
 @pytest.fixture
-def there(starter, server: str, tmp_path: Path) -> Track:
-    return track_in(starter, server, tmp_path)
+def there(starter, mlflow_server: str, tmp_path: Path) -> Track:
+    return track_in(starter, mlflow_server, tmp_path)
 
 
 @pytest.fixture(params=["here", "there"])
