@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlops_hydra.packaging.bundle import Bundle as Bundle
     from mlops_hydra.packaging.bundle import load_bundle as load_bundle
     from mlops_hydra.packaging.result import Result as Result
+    from mlops_hydra.serving.router import Router as Router
+    from mlops_hydra.serving.router import get_model_variant as get_model_variant
     from mlops_hydra.sweeps.ear import report as report
     from mlops_hydra.sweeps.sweep import StudyResult as StudyResult
     from mlops_hydra.sweeps.sweep import sweep as sweep
@@ -34,10 +36,12 @@ _HOMES: Final = {
     "Observer": "training.observers",
     "QualityGate": "evaluation.gates",
     "Result": "packaging.result",
+    "Router": "serving.router",
     "StudyResult": "sweeps.sweep",
     "Training": "training.observers",
     "check_gates": "evaluation.gates",
     "compose": "config.compose",
+    "get_model_variant": "serving.router",
     "load_bundle": "packaging.bundle",
     "report": "sweeps.ear",
     "run": "experiment",

@@ -19,6 +19,7 @@ from mlops_hydra.config.targets import as_function
 from mlops_hydra.data.digests import remembering
 from mlops_hydra.data.sources import Source, open_source
 from mlops_hydra.data.splits import Splits
+from mlops_hydra.errors import MlopsHydraError
 from mlops_hydra.evaluation.evaluate import Predicted, evaluate
 from mlops_hydra.fitting import calibrate, export, make_observers, setting, start_from, train
 from mlops_hydra.judgement import Candidate, Judgement, judged
@@ -80,7 +81,13 @@ def run(config: ExperimentConfig, *, console: Console | None = None) -> Result:
                 with tracked_experiment(config, lineage, claim=claim) as tracked:
                     result, judgement = _train(config, source, claim, tracked, device, console)
                 result = publish(replace(result, run_id=tracked.run_id))
-            enlist(config, result, judgement, console)
+            try:
+                enlist(config, result, judgement, console)
+            except MlopsHydraError:
+                what = f"Run {result.fingerprint} {result.verdict} and is recorded"
+                text = f"{what}, but register={config.register} failed:"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+                raise
             return result
 
 

@@ -441,7 +441,7 @@ def test_all_of_it_on_a_real_server(workplace: Path, mlflow_server: str, heard, 
 
 
 def test_a_run_that_another_store_recorded_is_not_promoted_here(runs, mlflow_server: str, heard):
-    assert main(["promote", runs[0], "tracking=server", f"tracking.uri={mlflow_server}"]) == 1
+    assert main(["promote", runs[2], "tracking=server", f"tracking.uri={mlflow_server}"]) == 1
     said = heard()
     assert "TrackingError" in said and "not found" in said and "Traceback" not in said
     assert holder() is None
