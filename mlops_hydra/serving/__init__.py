@@ -1,0 +1,1 @@
+"""How what was packaged is used. A worker imports neither torch, mlflow, scipy nor pandas."""
