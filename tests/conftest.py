@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # ten more processes a server, which outlive it
 QUICK = ["model=linear", "trainer=debug", "progress=off"]
 
 
