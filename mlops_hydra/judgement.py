@@ -172,7 +172,7 @@ class _Rows:
         known = self._splits.targets(name)
         numbers = split.rows if isinstance(split, Table) else None
         same_rows = numbers is None or np.array_equal(numbers, self.candidate.rows[name])
-        if not same_rows or (known is not None and not _same_targets(known, predicted.targets)):
+        if not same_rows or (known is not None and not np.array_equal(known, predicted.targets)):
             raise DataError(Fault(f"the {name} split", "is not the one that was predicted: the data has changed"))
         return split
 
@@ -182,10 +182,6 @@ class _Rows:
         if not isinstance(table, Table):
             raise DataError(Fault(f"column {name!r}", "a torch Dataset has no columns to slice by"))
         return table.texts(name)
-
-
-def _same_targets(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return first.shape == second.shape and bool(np.array_equal(first, second))
 
 
 def _warnings(test_set: TestSet, most: int | None) -> tuple[str, ...]:

@@ -3,15 +3,11 @@ import json
 import logging
 import os
 import runpy
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -247,53 +243,16 @@ def test_six_processes_that_start_together_on_an_empty_output_dir_all_succeed(ma
     assert len(list((tmp_path / "outputs" / "runs" / config.fingerprint).iterdir())) == 6
 
 
-@pytest.fixture
-def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
-    """The URI of a real MLflow server on loopback."""
-    shutil.copy(empty_store, tmp_path / "server.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        f"{tmp_path}/served",
-    ]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(uri, process, tmp_path / "server.log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_until_healthy(uri: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(log.read_text())
-
-
-def test_a_real_server_gets_everything(server: str, make_config, lineage, tmp_path: Path, capfd):
+def test_a_real_server_gets_everything(mlflow_server: str, make_config, lineage, tmp_path: Path, capfd):
     """Takes 5-15 s, which is how long `mlflow server` needs to start."""
-    config = make_config(tracking={"uri": server, "timeout_seconds": 30.0})
+    config = make_config(tracking={"uri": mlflow_server, "timeout_seconds": 30.0})
     with tracked_experiment(config, lineage) as run:
         for step in range(1500):
             run.log_metrics({"train/loss": 1 / (step + 1), "val/accuracy": float("nan")}, step=step)
         (run.folder / "result.json").write_text(json.dumps({"verdict": "passed"}))
         run.log_artifact(run.folder / "result.json")
     assert capfd.readouterr().out == ""
-    client = open_client(server)
+    client = open_client(mlflow_server)
     recorded = client.get_run(run.run_id)
     assert recorded.info.status == "FINISHED"
     assert len(client.get_metric_history(run.run_id, "train/loss")) == 1500
