@@ -22,7 +22,7 @@ check: $(STAMP) ## format, lint, types
 	$(BIN)/mypy
 
 slow: $(STAMP) ## the tests that take long, Ray among them
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve,ray]'
 	$(BIN)/python -m pytest -m slow -p no:randomly --durations=10
 
 bench: $(STAMP) ## training, start-up, recording, sweeps, gates and routing against the peers, or against nothing, interleaved
@@ -49,5 +49,5 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing into $(VENV) (once, a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve]'
 	@touch $@

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 6 not
-        reproduced; 7 another process holds it; 130 Ctrl-C; 143 SIGTERM.
+        reproduced; 7 another process holds it; 130 Ctrl-C; 143 SIGTERM. A service that is told to stop: 0.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # the directory it is called from is importable
@@ -153,7 +153,7 @@ def check(argv: Sequence[str]) -> int:
 
 
 def _past(name: str) -> Callable[[Sequence[str]], int]:
-    """A command about runs or models, which has a primary config of its own."""
+    """A command about runs, models or a service, which has a primary config of its own."""
 
     def carry_out(argv: Sequence[str]) -> int:
         overrides, roots, multirun, others = _parse(argv)
@@ -166,6 +166,10 @@ def _past(name: str) -> Callable[[Sequence[str]], int]:
         words = [text for text in overrides if _is_word(text)]
         if multirun:
             raise ConfigError(Fault("-m", f"{name} is no sweep"))
+        if name in _LIVE:
+            from mlops_hydra import live
+
+            return live.COMMANDS[name](words, rest, roots)
         from mlops_hydra import past, releases
 
         return {**past.COMMANDS, **releases.COMMANDS}[name](words, rest, roots)
@@ -174,9 +178,10 @@ def _past(name: str) -> Callable[[Sequence[str]], int]:
 
 
 _MODELS: Final = ("predict", "promote", "rollback")
+_LIVE: Final = ("serve", "ab")
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check,
-    **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify", *_MODELS)},
+    **{name: _past(name) for name in ("runs", "clean", "sync", "diff", "verify", *_MODELS, *_LIVE)},
 }
 
 

@@ -11,13 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_hydra.atomic import read_json
 from mlops_hydra.config.objective import NUM_PARAMETERS
 from mlops_hydra.errors import Fault
 
 if TYPE_CHECKING:
+    from mlops_hydra.config.serving import ServeConfig
     from mlops_hydra.evaluation.intervals import Interval
     from mlops_hydra.evaluation.verdicts import Verdict
     from mlops_hydra.packaging.result import Result
+    from mlops_hydra.serving.targets import Targets
     from mlops_hydra.tracking.diff import Difference as LineageDifference
     from mlops_hydra.tracking.recorded import RecordedRun
     from mlops_hydra.verification import Verification
@@ -59,8 +62,9 @@ def print_result(result: "Result", uri: str, console: Console) -> None:
     console.print(f"mlflow  {escape(where)}", highlight=False, soft_wrap=True)
 
 
-def _shortest(path: Path) -> str:
+def _shortest(path: str | Path) -> str:
     """From the current directory, if it lies below it."""
+    path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -168,6 +172,30 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def print_service(config: "ServeConfig", url: str, targets: "Targets", console: Console) -> None:
+    """What each arm serves, and where."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("variant", "weight", "model", "fingerprint"):
+        table.add_column(column, justify="right" if column == "weight" else "left", overflow="fold")
+    for arm, variant in config.variants.items():
+        target = targets.arms.get(arm)
+        weight = f"{variant.weight:g}"
+        if target is None:
+            table.add_row(escape(arm), weight, f"none is {escape(str(variant.alias))}: control answers", "")
+            continue
+        model = f"version {target.version} ({variant.alias})" if target.version else _shortest(target.folder)
+        about = read_json(Path(target.folder) / "bundle.json") or {}
+        table.add_row(escape(arm), weight, escape(model), escape(str(about.get("fingerprint", ""))))
+    console.print(table)
+    if not config.is_loopback:
+        what = (
+            "there is no key" if config.api_key is None else "the key is not encrypted on its way; have a proxy do TLS"
+        )
+        console.print(f"[yellow]warning:[/yellow] others can reach this address, and {what}", soft_wrap=True)
+    docs = f", docs at {url}/docs" if config.docs else ""
+    console.print(f"Serving {escape(config.name)} at {url}{docs}; Ctrl-C stops", highlight=False, soft_wrap=True)
 
 
 def print_faults(faults: Sequence[Fault], console: Console) -> None:

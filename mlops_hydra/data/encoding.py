@@ -7,10 +7,11 @@ Shapes: n rows, d numeric columns (a date feature has five), c categorical colum
 """
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,11 @@ class FeatureSchema:
         is_flag = np.array([[f.kind == "boolean"] for _, f in chosen], dtype=bool).reshape(-1, 1)
         return tuple(f.name for _, f in chosen), [i for i, _ in chosen], is_flag
 
+    @cached_property
+    def _packed_row(self) -> struct.Struct:
+        """The bytes of a row of numbers."""
+        return struct.Struct(f"{len(self.features)}d")
+
     def to_json(self) -> str:
         """JSON text; `from_json` gives an equal schema back."""
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -159,6 +165,23 @@ def encode(columns: Mapping[str, Values], schema: FeatureSchema) -> Encoded:
     return Encoded(numeric, codes)
 
 
+def encode_rows(rows: Sequence[Sequence[object]], schema: FeatureSchema) -> Encoded:
+    """As `encode`, of rows: each has a value for each feature, in the order of the schema, as JSON gives them.
+
+    Raises:
+        DataError: a value cannot be read as its kind.
+    """
+    names, _, is_flag = schema._plain
+    if len(names) == len(schema.features):  # numbers and flags only: their block is all there is
+        block = _packed(rows, schema._packed_row)
+        if block is None:
+            block = _as_block(rows)
+        if block is not None and _are_plain(block.T, is_flag):
+            return Encoded(block, np.empty((len(rows), 0), dtype=np.int64))
+    columns = dict(zip(schema.names, map(list, zip(*rows, strict=True)), strict=True))
+    return encode(columns, schema)
+
+
 def _count_rows(columns: Mapping[str, Values], schema: FeatureSchema) -> int:
     missing = [name for name in schema.names if name not in columns]
     if missing:
@@ -178,16 +201,36 @@ def _encode_plain(columns: Mapping[str, Values], schema: FeatureSchema, numeric:
     lists = [columns[name] for name in names]
     if not lists or not all(type(values) is list for values in lists):
         return False
-    try:
-        block = np.array(lists, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        return False
-    if block.ndim != 2 or np.isinf(block).any():
-        return False
-    if (is_flag & ~((block == 0) | (block == 1) | np.isnan(block))).any():
+    block = _as_block(lists)
+    if block is None or not _are_plain(block, is_flag):
         return False
     numeric[:, places] = block.T
     return True
+
+
+def _packed(rows: Sequence[Sequence[Any]], packed_row: struct.Struct) -> FloatArray | None:
+    """Rows of numbers as one array [n, k], three times as fast as NumPy; None where a value is missing, or is none."""
+    try:
+        content = b"".join([packed_row.pack(*row) for row in rows])
+    except (struct.error, TypeError, OverflowError):
+        return None
+    return np.frombuffer(content, dtype=np.float64).reshape(len(rows), -1)
+
+
+def _as_block(lists: Sequence[Any]) -> FloatArray | None:
+    """Lists of numbers as one array, None as NaN; None where that is not what they are."""
+    try:
+        block = np.array(lists, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return block if block.ndim == 2 else None
+
+
+def _are_plain(block: FloatArray, is_flag: NDArray[np.bool_]) -> bool:
+    """Whether all of [k, n] are finite or missing, and flags [k, 1] are 0 or 1."""
+    if np.isinf(block).any():
+        return False
+    return not (is_flag.any() and (is_flag & ~((block == 0) | (block == 1) | np.isnan(block))).any())
 
 
 def _encode_numbers(values: Values, feature: Feature) -> FloatArray:

@@ -71,7 +71,7 @@ def read_dates(values: Values, name: str) -> FloatArray:
         for row, value in enumerate(_plain(values)):
             try:
                 moments.append(_to_moment(value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):  # the first and last days, elsewhere on earth
                 raise _unreadable(name, values, row, "a date such as 2024-05-31 or 2024-05-31T12:00:00Z") from None
         values = np.array(moments, dtype="datetime64[us]")
     microseconds = values.astype("datetime64[us]")

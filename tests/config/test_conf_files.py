@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer
 
+from mlops_hydra.config.ab import AbConfig
 from mlops_hydra.config.commands import (
     CleanConfig,
     DiffConfig,
@@ -22,6 +23,7 @@ from mlops_hydra.config.commands import (
 from mlops_hydra.config.compose import compose, compose_command, split_swept
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import DataConfig, ExperimentConfig, TrainerConfig
+from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.config.targets import build
 from mlops_hydra.errors import ConfigError
 
@@ -30,6 +32,7 @@ OPTIONS = [path for path in FILES if path.parent != packaged_conf()]
 COMMANDS = {
     "runs": RunsConfig, "clean": CleanConfig, "sync": SyncConfig, "diff": DiffConfig, "verify": VerifyConfig,
     "predict": PredictConfig, "promote": PromoteConfig, "rollback": RollbackConfig,
+    "serve": ServeConfig, "ab": AbConfig,
 }  # fmt: skip
 ROOTS = {"config", "command", *COMMANDS}
 EXPERIMENTS = [path for path in FILES if path in OPTIONS or path.stem == "config"]

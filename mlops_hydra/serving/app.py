@@ -1,0 +1,256 @@
+"""The service of one worker: POST /predict goes to `endpoint.py`, everything else to FastAPI.
+
+FastAPI is imported in a thread, after the first prediction could be made.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from mlops_hydra import __version__
+from mlops_hydra.config.serving import ServeConfig
+from mlops_hydra.data.values import IntArray
+from mlops_hydra.errors import BundleError
+from mlops_hydra.packaging.graph import one_line
+from mlops_hydra.serving.answers import PredictionRequest, PredictionResponse
+from mlops_hydra.serving.arms import Watch
+from mlops_hydra.serving.batching import Batcher
+from mlops_hydra.serving.counts import Counts, CountsFolder, exposition, gauge
+from mlops_hydra.serving.endpoint import PATH, Endpoint, Key, Receive, Scope, Send
+from mlops_hydra.serving.folder import ServiceFolder
+from mlops_hydra.serving.logged import RequestLog
+from mlops_hydra.serving.model import ServedModel
+from mlops_hydra.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["PredictionRequest", "PredictionResponse", "Service"]
+
+WRITE_SECONDS: Final = 1.0
+
+
+class Service:
+    """An ASGI application; its lifespan watches what is to be served."""
+
+    def __init__(self, config: ServeConfig, *, worker: str = "0") -> None:
+        self.config = config
+        self.counts = Counts()
+        self.watch = Watch(config, self.counts)
+        folder, limits = ServiceFolder.for_config(config), config.limits
+        self.log = RequestLog(config.log, folder) if config.log.sample > 0 else None
+        self._key = Key(config.api_key)
+        self._batcher = Batcher(
+            limits.max_batch_rows, limits.max_queued_rows, limits.timeout_seconds, on_batch=self._on_batch
+        )
+        self._endpoint = Endpoint(self.watch, self._batcher, self.counts, limits, key=self._key, heard=self.log)
+        self._folder = CountsFolder(folder.counts, worker)
+        self._api: asyncio.Task[FastAPI] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection of whatever kind."""
+        if scope["type"] == "http" and scope["path"] == PATH:
+            await self._endpoint(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            api = await self._built()
+            await api(scope, receive, send)
+
+    def _built(self) -> "asyncio.Task[FastAPI]":
+        """The other routes."""
+        if self._api is None:
+            self._api = asyncio.create_task(asyncio.to_thread(build_api, self))
+        return self._api
+
+    def check_key(self, headers: Any) -> None:
+        """Raises Refusal."""
+        self._key.check(headers)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.watch.look()
+        await send({"type": "lifespan.startup.complete"})
+        self._built()
+        async with _background(self.watch.run(), self._write_counts()):
+            await receive()
+        self._batcher.close()
+        if self.log is not None:
+            await asyncio.to_thread(self.log.journal.close)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _write_counts(self) -> None:
+        while True:
+            self._note()
+            with contextlib.suppress(OSError):  # a full disk stops no prediction; the next try may succeed
+                self._folder.write(self.counts)
+            await asyncio.sleep(WRITE_SECONDS)
+
+    def _note(self) -> None:
+        """What others count, too."""
+        self.counts.gauges["queued_rows"] = self._batcher.queued_rows
+        if self.log is not None:
+            journal = self.log.journal
+            self.counts.totals = {"log_rows": journal.rows_recorded, "log_rows_dropped": journal.rows_dropped}
+            self.log.forget(list(self.watch.arms.models.values()))
+
+    def _on_batch(self, model: ServedModel, num_rows: int, unusual: Sequence[IntArray]) -> None:
+        self.counts.batch_rows.observe(num_rows)
+        for counts in unusual:
+            self.counts.unusual[model.reader.names] = self.counts.unusual.get(model.reader.names, 0) + counts
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether control has a model whose golden rows come out right, and what is known beside."""
+        watch = self.watch
+        arms = watch.arms
+        problems = {}
+        for arm, model in arms.models.items():
+            try:
+                model.check()
+            except BundleError as error:
+                problems[arm] = one_line(error)
+        if arms.router.control not in arms.models:
+            problems[arms.router.control] = "has no model yet"
+        targets = watch.targets
+        registry = None
+        if targets is not None and targets.checked_at is not None:
+            registry = {"error": targets.registry_error, "checked_at": targets.checked_at}
+        elif targets is not None and targets.registry_error:
+            registry = {"error": targets.registry_error, "checked_at": None}
+        about = {
+            "ready": arms.router.control not in problems,
+            "problems": problems,
+            "variants": {arm: {"model_version": model.version} for arm, model in arms.models.items()},
+            "refused": {arm: {"version": r.version, "reason": r.reason} for arm, r in watch.refused.items()},
+            "registry": registry,
+            "kill_switch": arms.router.kill_switch,
+            "request_log": None if self.log is None else {"error": self.log.journal.error},
+        }
+        return bool(about["ready"]), about
+
+    def about_models(self) -> dict[str, Any]:
+        """What each arm serves."""
+        return {
+            "name": self.config.name,
+            "experiment": self.config.experiment,
+            "kill_switch": self.watch.arms.router.kill_switch,
+            "variants": {
+                arm: {"weight": self.config.variants[arm].weight, **about(model)}
+                for arm, model in self.watch.arms.models.items()
+            },
+        }
+
+    def exposition(self) -> bytes:
+        """For Prometheus."""
+        self._note()
+        arms, targets = self.watch.arms, self.watch.targets
+        served = [(arm, model.version, model.bundle.fingerprint) for arm, model in arms.models.items()]
+        refused = [(arm, each.version) for arm, each in self.watch.refused.items()]
+        is_up = float(targets is not None and targets.registry_error is None)
+        own = [
+            gauge(
+                "model_info", "what each arm serves", dict.fromkeys(served, 1.0), ("variant", "version", "fingerprint")
+            ),
+            gauge("refused_info", "versions that are not served", dict.fromkeys(refused, 1.0), ("variant", "version")),
+            gauge("registry_up", "whether the registry answered the last time", {(): is_up}),
+            gauge("kill_switch", "whether all users are sent to control", {(): float(arms.router.kill_switch)}),
+        ]
+        return exposition([self.counts.as_json(), *self._folder.others()], own)
+
+
+def about(model: ServedModel) -> dict[str, Any]:
+    """What is known of a model; `schema` is null for a model of arrays."""
+    bundle = model.bundle
+    schema = bundle.schema
+    columns = None if schema is None else [_column(feature) for feature in schema.features]
+    return {
+        "model_version": model.version,
+        "fingerprint": bundle.fingerprint,
+        "lineage": bundle.lineage,
+        "run_id": bundle.run_id,
+        "task": bundle.task,
+        "classes": list(bundle.classes),
+        "verdict": bundle.verdict,
+        "metrics": dict(bundle.metrics),
+        "schema": columns,
+        "inputs": None if schema is not None else [{"name": n, "kind": kind} for n, kind in model.reader.columns],
+    }
+
+
+def _column(feature: Any) -> Mapping[str, Any]:
+    return {
+        "name": feature.name,
+        "kind": feature.kind,
+        "categories": list(feature.categories),
+        "minimum": feature.minimum,
+        "maximum": feature.maximum,
+        "missing_rate": feature.missing_rate,
+    }
+
+
+def build_api(service: Service) -> "FastAPI":
+    """FastAPI with the routes that answer questions about the service."""
+    from fastapi import Depends, FastAPI, Request
+    from fastapi.responses import JSONResponse, PlainTextResponse, Response
+    from fastapi_offline import FastAPIOffline
+
+    from mlops_hydra.serving.openapi import describe
+
+    config = service.config
+    make = FastAPIOffline if config.docs else FastAPI
+    api: FastAPI = make(
+        title=config.name,
+        version=__version__,
+        summary=f"Predictions of {config.name}",
+        docs_url="/docs" if config.docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if config.docs else None,
+    )
+
+    def needs_key(request: Request) -> None:
+        service.check_key(request.scope["headers"])
+
+    @api.exception_handler(Refusal)
+    def refuse(_: Request, refusal: Refusal) -> Response:
+        return Response(refusal.body(), refusal.status, refusal.headers, "application/json")
+
+    @api.get("/health", tags=["service"], summary="Whether the process is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @api.get("/ready", tags=["service"], summary="Whether control has a model that predicts as it should")
+    async def ready() -> JSONResponse:
+        is_ready, about_it = await asyncio.to_thread(service.ready)
+        return JSONResponse(about_it, 200 if is_ready else 503)
+
+    @api.get("/model", tags=["service"], summary="What each arm serves", dependencies=[Depends(needs_key)])
+    async def model() -> dict[str, Any]:
+        return service.about_models()
+
+    @api.get("/metrics", tags=["service"], summary="For Prometheus", dependencies=[Depends(needs_key)])
+    async def metrics() -> PlainTextResponse:
+        text = await asyncio.to_thread(service.exposition)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    base = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        api.openapi_schema = None
+        arms = service.watch.arms
+        served = arms.models.get(arms.router.control)
+        return describe(base(), served, config.limits, has_key=config.api_key is not None)
+
+    api.openapi = openapi  # type: ignore[method-assign]
+    return api
+
+
+@contextlib.asynccontextmanager
+async def _background(*coroutines: Any) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
