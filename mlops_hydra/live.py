@@ -15,14 +15,14 @@ from mlops_hydra.summary import Terminal, print_service
 def serve(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     """Serve what the registry says, until SIGTERM or Ctrl-C."""
     _expect_none(words, "serve name=MODEL")
-    from mlops_hydra.serving.request import check_extra, checked
-    from mlops_hydra.serving.spare import Spare
+    from mlops_hydra.serving.processes.request import check_extra, checked
+    from mlops_hydra.serving.processes.spare import Spare
 
     check_extra()
     with Spare() as spare:
         from mlops_hydra.config.compose import compose_command
         from mlops_hydra.config.serving import ServeConfig
-        from mlops_hydra.serving.supervisor import Supervisor
+        from mlops_hydra.serving.processes.supervisor import Supervisor
 
         config = checked(compose_command(ServeConfig, overrides, roots))
         console = Terminal()
@@ -34,7 +34,7 @@ def ab(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
     _expect_none(words, "ab name=MODEL")
     from mlops_hydra.config.ab import AbConfig
     from mlops_hydra.config.compose import compose_command
-    from mlops_hydra.serving.ab import evaluate
+    from mlops_hydra.serving.ab.evaluation import evaluate
 
     return evaluate(compose_command(AbConfig, overrides, roots), Terminal()).exit_code
 

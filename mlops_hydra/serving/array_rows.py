@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlops_hydra.packaging.graph import Input
 from mlops_hydra.serving.body import NO_JSON, lenient
 from mlops_hydra.serving.columns import Columns
-from mlops_hydra.serving.decoding import Arrays, Row, converts, object_decoder
+from mlops_hydra.serving.decoding import Arrays, Row, converts, is_long, object_decoder, place_of
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, alike, refused, shown
 
 
@@ -31,8 +31,8 @@ class ArrayReader:
         """See `RowReader`; these are objects."""
         try:
             rows = self._named(content)
-        except NO_JSON:
-            raise self._explained(lenient(content)) from None
+        except NO_JSON as error:
+            raise (self._told(*place_of(error)) if is_long(content) else self._explained(lenient(content))) from None
         return [self._checked(number, row) for number, row in enumerate(rows)]
 
     def row(self, content: Raw) -> list[Row]:
@@ -44,7 +44,8 @@ class ArrayReader:
             return [self._checked(0, (self._only(content),))]
         except NO_JSON:
             item = self._inputs[0]
-            raise Refusal(422, [RowFault(0, item.name, _rule_of(item), shown(lenient(content)))]) from None
+            value = None if is_long(content) else shown(lenient(content))
+            raise Refusal(422, [RowFault(0, item.name, _rule_of(item), value)]) from None
 
     def arrays(self, rows: Sequence[Row]) -> Arrays:
         """One array [n, ...] for each input."""
@@ -66,6 +67,16 @@ class ArrayReader:
         found = (fault for number, row in enumerate(rows) for fault in self._faults(number, row))
         faults = list(islice(found, MAX_FAULTS))
         return Refusal(422, faults) if faults else refused(422, "`rows` cannot be read: is a key there twice?")
+
+    def _told(self, row: int | None, column: str | int | None) -> Refusal:
+        """In short, of what is too long to be read once more."""
+        if row is None:
+            return refused(422, "`rows` must be a list of objects")
+        for item in self._inputs:
+            if item.name == column:
+                return Refusal(422, [RowFault(row, item.name, _rule_of(item))])
+        rule = "must be an object with " + ", ".join(item.name for item in self._inputs)
+        return Refusal(422, [RowFault(row, None, rule)])
 
     def _faults(self, number: int, row: Any) -> Iterator[RowFault]:
         if not isinstance(row, dict):

@@ -12,6 +12,8 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, TooLarge, alike, refused, shown, shown_text
 
 MAX_USER_ID_LENGTH: Final = 256
+MAX_EXPLAINED_BYTES: Final = 2**18
+"""Of JSON that is read once more, to explain what is wrong with it: 4 MiB would take a second, and 100 MB."""
 NO_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What msgspec raises where bytes are no JSON, or none of the declared type."""
 _MAX_DIGITS: Final = 4_000  # Python reads 4,300
@@ -46,8 +48,8 @@ def read_body(content: bytes) -> Body:
         if not content.isascii():
             content.decode()  # msgspec does not look into strings that it passes over
         body = _decode(content)
-    except msgspec.ValidationError:
-        raise _explained(content) from None
+    except msgspec.ValidationError as error:
+        raise (_explained(content) if len(content) <= MAX_EXPLAINED_BYTES else _told(error)) from None
     except NO_JSON as error:
         raise malformed(error) from None
     if (body.features is UNSET) == (body.rows is UNSET):
@@ -98,6 +100,14 @@ def _explained(content: bytes) -> Refusal:
         return refused(422, "the body must be a JSON object", shown(data))
     faults = list(islice(_faults(data), MAX_FAULTS))
     return Refusal(422, faults) if faults else refused(422, "cannot be read: is a key there twice?")
+
+
+def _told(error: msgspec.ValidationError) -> Refusal:
+    """The place is all that is told of the error."""
+    name = str(error).rpartition("`$.")[2].rstrip("`")
+    if name in _RULES:
+        return Refusal(422, [RowFault(None, name, _RULES[name])])
+    return refused(422, f"the body must be a JSON object with no other keys than {', '.join(_RULES)}")
 
 
 def _faults(data: Mapping[str, Any]) -> Iterator[RowFault]:

@@ -1,12 +1,16 @@
 """Rows of JSON -> tuples of values, by decoders that are compiled once for the columns of a model."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 from numpy.typing import NDArray
 
+from mlops_hydra.serving.body import MAX_EXPLAINED_BYTES, malformed
+
+_PLACE: Final = re.compile(r" - at `\$\[(\d+)\](?:\.(?P<name>[^\[]*)|\[(?P<column>\d+)\])?.*`$", re.DOTALL)
 Row = tuple[Any, ...]
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -35,6 +39,26 @@ def _plain_decoder(names: Sequence[str], types: Sequence[Any]) -> Callable[[Raw]
             raise msgspec.ValidationError("a column is missing") from None
 
     return read
+
+
+def is_long(content: Raw) -> bool:
+    """Whether it is too long to be read once more."""
+    return memoryview(content).nbytes > MAX_EXPLAINED_BYTES
+
+
+def place_of(error: Exception) -> tuple[int | None, str | int | None]:
+    """Row, and name or number of the column, where msgspec found something wrong with a list of rows.
+
+    Raises:
+        Refusal: it found no JSON.
+    """
+    if not isinstance(error, msgspec.ValidationError):
+        raise malformed(error) from None
+    found = _PLACE.search(str(error))
+    if found is None:
+        return None, None
+    column = found["column"]
+    return int(found[1]), found["name"] if column is None else int(column)
 
 
 def converts(value: Any, kind: Any) -> bool:

@@ -16,9 +16,9 @@ from mlops_hydra.data.values import to_text
 from mlops_hydra.serving.arms import Choice
 from mlops_hydra.serving.body import Body
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.hashing import hashed, read_or_create_key
-from mlops_hydra.serving.journal import Journal, ModelDescription, entry
 from mlops_hydra.serving.model import Outcome, ServedModel
+from mlops_hydra.serving.request_log.hashing import hashed, read_or_create_key
+from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry
 from mlops_hydra.serving.router import Router
 from mlops_hydra.serving.rows import Row
 

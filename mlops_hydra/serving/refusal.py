@@ -64,7 +64,7 @@ def shown(value: Any) -> Any:
         text = msgspec.json.encode(value, enc_hook=str).decode()
     except (ValueError, RecursionError):
         return None
-    return value if len(text) <= _MAX_VALUE_LENGTH else shown_text(text)
+    return msgspec.json.decode(text) if len(text) <= _MAX_VALUE_LENGTH else shown_text(text)
 
 
 def shown_text(text: str) -> str:

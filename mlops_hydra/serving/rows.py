@@ -24,7 +24,7 @@ from mlops_hydra.packaging.bundle import Bundle
 from mlops_hydra.serving.array_rows import ArrayReader
 from mlops_hydra.serving.body import NO_JSON, lenient
 from mlops_hydra.serving.columns import Columns, columns_of
-from mlops_hydra.serving.decoding import Arrays, Row, converts, object_decoder
+from mlops_hydra.serving.decoding import Arrays, Row, converts, is_long, object_decoder, place_of
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, TooLarge, alike, refused, shown
 
 __all__ = ["Row", "RowReader", "TableReader", "reader_of"]
@@ -98,14 +98,16 @@ class TableReader:
             if _LIST_OF_LISTS.match(content):
                 return self._lists(content)
             return self._named(content)
-        except NO_JSON:
-            raise self._explained(lenient(content)) from None
+        except NO_JSON as error:
+            raise (self._told(*place_of(error)) if is_long(content) else self._explained(lenient(content))) from None
 
     def row(self, content: Raw) -> list[Row]:
         """See `RowReader`."""
         try:
             return [self._row(content)]
-        except NO_JSON:
+        except NO_JSON as error:
+            if is_long(content):
+                raise self._told(0, place_of(error)[0]) from None
             values = lenient(content)
             if isinstance(values, list):
                 faults = list(islice(_faults_of_values(0, values, self.columns), MAX_FAULTS))
@@ -145,6 +147,18 @@ class TableReader:
         found = (fault for number, row in enumerate(rows) for fault in _faults_of_row(number, row, self.columns))
         faults = list(islice(found, MAX_FAULTS)) or list(_other_row(rows))
         return Refusal(422, faults) if faults else refused(422, "`rows` cannot be read: is a key there twice?")
+
+
+    def _told(self, row: int | None, column: str | int | None) -> Refusal:
+        """In short, of what is too long to be read once more."""
+        if row is None:
+            return refused(422, "`rows` must be a list of rows")
+        kinds = dict(self.columns)
+        name = self.columns[column][0] if isinstance(column, int) else column
+        if name in kinds:
+            return Refusal(422, [RowFault(row, name, _RULES[kinds[name]])])
+        rule = f"must be an object with every column, or a list of {len(kinds)} values, in the order of the columns"
+        return Refusal(422, [RowFault(row, None, rule)])
 
 
 def _reads(name: str, value: Any, reader: TableReader) -> bool:

@@ -24,7 +24,7 @@ from filelock import FileLock
 from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.packaging.bundle import load_bundle
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.follower import Follower
+from mlops_hydra.serving.processes.follower import Follower
 from mlops_hydra.tracking.registry import ModelVersion, Registry
 from mlops_hydra.tracking.store import open_client
 

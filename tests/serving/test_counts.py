@@ -1,6 +1,7 @@
 """What workers count, and that a scrape of one is about all of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from mlops_hydra.serving.counts import SECONDS, Counts, CountsFolder, Histogram,
 def samples(text: bytes) -> dict[tuple[str, str], float]:
     """By name without the prefix, and labels in the order of their names."""
     return {
-        (sample.name.removeprefix("mlops_hydra_serving_"), ",".join(value for _, value in sorted(sample.labels.items()))): sample.value
+        (
+            sample.name.removeprefix("mlops_hydra_serving_"),
+            ",".join(value for _, value in sorted(sample.labels.items())),
+        ): sample.value
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
     }

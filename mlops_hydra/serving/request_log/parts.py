@@ -15,9 +15,9 @@ from typing import IO, Final
 import pyarrow as pa
 
 from mlops_hydra.atomic import replacing
-from mlops_hydra.serving.conversion import Converter, Description, read_description, schema_of
-from mlops_hydra.serving.journal import MODEL_START
-from mlops_hydra.serving.parquet_files import (
+from mlops_hydra.serving.request_log.conversion import Converter, Description, read_description, schema_of
+from mlops_hydra.serving.request_log.journal import MODEL_START
+from mlops_hydra.serving.request_log.parquet_files import (
     PARTS_KEY,
     RowGroups,
     hour_file,

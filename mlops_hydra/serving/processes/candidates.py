@@ -11,8 +11,8 @@ from typing import Final
 from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.errors import EXIT_CODES, BundleError, nearest
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
-from mlops_hydra.serving.bundle_cache import BundleCache
 from mlops_hydra.serving.columns import Columns, columns_of, difference
+from mlops_hydra.serving.processes.bundle_cache import BundleCache
 from mlops_hydra.tracking.registry import MODELS, ModelVersion, Registry
 from mlops_hydra.tracking.store import bounded_requests, is_gone, open_client, redacted
 

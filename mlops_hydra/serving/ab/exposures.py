@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlops_hydra.config.ab import Unit
 from mlops_hydra.errors import DataError, Fault, nearest
-from mlops_hydra.serving.first_seen import FirstSeen, Ids, Times, hashed, starts_of_runs
+from mlops_hydra.serving.ab.first_seen import FirstSeen, Ids, Times, hashed, starts_of_runs
 
 if TYPE_CHECKING:
     import pyarrow as pa

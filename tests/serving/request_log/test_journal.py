@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mlops_hydra.errors import DataError
-from mlops_hydra.serving.journal import Journal, ModelDescription, entry, hashed, read_or_create_key
-from mlops_hydra.serving.segments import finished_segments
+from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry, hashed, read_or_create_key
+from mlops_hydra.serving.request_log.segments import finished_segments
 
 MODEL = ModelDescription("3", "abc123", "0123456789ab", "binary", (("age", "numeric"),))
 OTHER = ModelDescription("4", "def456", "0123456789ab", "binary", (("age", "numeric"), ("city", "categorical")))
@@ -296,7 +296,7 @@ def test_a_line_that_stays_torn_is_written_again_in_another_segment(
 FULL_DISK = """
 import resource, signal, sys, json
 from pathlib import Path
-from mlops_hydra.serving.journal import Journal, ModelDescription, entry
+from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry
 limits = {'max_pending_bytes': 2**20, 'max_journal_bytes': 2**30}
 journal = Journal(Path(sys.argv[1]), flush_seconds=3600, roll_seconds=60, **limits)
 journal.describe(ModelDescription("3", "a", "b", "binary", (("age", "numeric"),)))
@@ -326,7 +326,7 @@ def test_a_disk_that_was_full_has_whole_lines_each_once(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from mlops_hydra.serving.journal import Journal, ModelDescription, entry
+from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry
 limits = {'max_pending_bytes': 2**30, 'max_journal_bytes': 2**40}
 journal = Journal(Path(sys.argv[1]), flush_seconds=3600, roll_seconds=0.01, **limits)
 journal.describe(ModelDescription("3", "a", "b", "binary", (("age", "numeric"),)))
@@ -395,6 +395,7 @@ def test_a_hash_depends_on_value_and_key() -> None:
 
 
 def test_a_worker_needs_no_pyarrow_for_it() -> None:
-    script = "import sys, mlops_hydra.serving.journal\nassert not {'pyarrow', 'numpy', 'pandas'} & set(sys.modules)"
+    module = "mlops_hydra.serving.request_log.journal"
+    script = f"import sys, {module}\nassert not {{'pyarrow', 'numpy', 'pandas'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from mlops_hydra.serving.hashing import hashed, read_or_create_key
-from mlops_hydra.serving.segments import Segment, waiting_bytes
+from mlops_hydra.serving.request_log.hashing import hashed, read_or_create_key
+from mlops_hydra.serving.request_log.segments import Segment, waiting_bytes
 
 __all__ = ["ENTRY_START", "MODEL_START", "Journal", "ModelDescription", "entry", "hashed", "read_or_create_key"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlops_hydra.atomic import replacing
 from mlops_hydra.evaluation.style import CLASS_COLOURS, CLASS_DASHES, GREY, STYLE, lay_out
-from mlops_hydra.serving.ab_result import AbResult
+from mlops_hydra.serving.ab.result import AbResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from mlops_hydra.data.values import to_text
-from mlops_hydra.serving.journal import ENTRY_START, MODEL_START
-from mlops_hydra.serving.parquet_files import FEATURE, FIXED, type_of, unified
+from mlops_hydra.serving.request_log.journal import ENTRY_START, MODEL_START
+from mlops_hydra.serving.request_log.parquet_files import FEATURE, FIXED, type_of, unified
 
 _HOUR_US: Final = 3_600_000_000
 _END_US: Final = 253_402_300_800_000_000  # the year 10,000

@@ -15,8 +15,8 @@ from mlops_hydra.data.chunks import Chunk, read_chunks
 from mlops_hydra.data.tables import Csv
 from mlops_hydra.data.values import is_missing, read_dates, read_numbers, to_text
 from mlops_hydra.errors import DataError, Fault, UsageError, nearest
-from mlops_hydra.serving.first_seen import Ids, Times, hashed
-from mlops_hydra.serving.hashing import hashed as with_key
+from mlops_hydra.serving.ab.first_seen import Ids, Times, hashed
+from mlops_hydra.serving.request_log.hashing import hashed as with_key
 
 if TYPE_CHECKING:
     import pyarrow as pa

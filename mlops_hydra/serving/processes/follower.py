@@ -22,16 +22,16 @@ from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.errors import BundleError, TrackingError
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
 from mlops_hydra.packaging.graph import one_line
-from mlops_hydra.serving.bundle_cache import BundleCache
-from mlops_hydra.serving.candidates import Candidates
 from mlops_hydra.serving.columns import Columns, columns_of, difference
 from mlops_hydra.serving.folder import ServiceFolder
+from mlops_hydra.serving.processes.bundle_cache import BundleCache
+from mlops_hydra.serving.processes.candidates import Candidates
 from mlops_hydra.serving.router import Router
 from mlops_hydra.serving.targets import Refused, Target, Targets, read_targets, write_targets
 from mlops_hydra.tracking.registry import ModelVersion
 from mlops_hydra.tracking.store import redacted
 
-logger = logging.getLogger("mlops_hydra.serving.follower")  # also where this module is the program
+logger = logging.getLogger("mlops_hydra.serving.processes.follower")  # also where this module is the program
 
 AGAIN_SECONDS: Final = 300.0  # until a version that was refused is looked at once more
 LONGEST_PAUSE_SECONDS: Final = 60.0  # between two looks at a registry that is down

@@ -1,4 +1,4 @@
-"""The process that makes Parquet files of what workers wrote: `python -m mlops_hydra.serving.recorder`.
+"""The process that makes Parquet files of what workers wrote: `python -m mlops_hydra.serving.request_log.recorder`.
 
 Finished segments of the journal become parts of hours, parts of hours that are over become one file each (`parts.py`).
 A recorder that is killed anywhere leaves a state from which the next one comes to the same end, with each row once. A
@@ -24,9 +24,9 @@ import filelock
 from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.errors import DataError, TrackingError
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.parquet_files import hours_of, parts_dir
-from mlops_hydra.serving.parts import LeftOut, convert, merge
-from mlops_hydra.serving.segments import finished_segments
+from mlops_hydra.serving.request_log.parquet_files import hours_of, parts_dir
+from mlops_hydra.serving.request_log.parts import LeftOut, convert, merge
+from mlops_hydra.serving.request_log.segments import finished_segments
 
 DAMAGED: Final = "damaged"
 LOCK: Final = ".lock"

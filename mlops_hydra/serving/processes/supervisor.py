@@ -28,14 +28,14 @@ from mlops_hydra.errors import (
     TrackingError,
     UsageError,
 )
-from mlops_hydra.serving.assignment import note_assignment
-from mlops_hydra.serving.children import Child, command_of, end
+from mlops_hydra.serving.ab.assignment import note_assignment
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.listening import Probe, listen, url_of
-from mlops_hydra.serving.offer import offer
+from mlops_hydra.serving.processes.children import Child, command_of, end
+from mlops_hydra.serving.processes.listening import Probe, listen, url_of
+from mlops_hydra.serving.processes.offer import offer
+from mlops_hydra.serving.processes.spare import WORKER, Spare
+from mlops_hydra.serving.processes.stop_signals import StopSignals
 from mlops_hydra.serving.router import Router
-from mlops_hydra.serving.spare import WORKER, Spare
-from mlops_hydra.serving.stop_signals import StopSignals
 from mlops_hydra.serving.targets import Targets, read_targets
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ Announce = Callable[[str, Targets], None]
 
 COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "worker": WORKER,
-    "follower": command_of("mlops_hydra.serving.follower"),
-    "recorder": command_of("mlops_hydra.serving.recorder"),
+    "follower": command_of("mlops_hydra.serving.processes.follower"),
+    "recorder": command_of("mlops_hydra.serving.request_log.recorder"),
 }
 
 

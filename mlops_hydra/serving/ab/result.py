@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from mlops_hydra.config.section import Direction
-from mlops_hydra.serving.effect import MISMATCH_BELOW, Effect, Mismatch, Sample
+from mlops_hydra.serving.ab.effect import MISMATCH_BELOW, Effect, Mismatch, Sample
 
 Verdict = Literal["better", "worse", "open", "untrustworthy"]
 Status = Literal["judged", "too_few", "nothing"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlops_hydra.errors import DataError, Fault, UsageError, nearest
-from mlops_hydra.serving.parquet_files import (
+from mlops_hydra.serving.request_log.parquet_files import (
     FEATURE,
     FIXED,
     conformed,

@@ -19,10 +19,10 @@ import pytest
 
 from mlops_hydra.errors import DataError
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.journal import Journal, ModelDescription, entry, hashed
-from mlops_hydra.serving.parts import merge
-from mlops_hydra.serving.recorder import Recorder
-from mlops_hydra.serving.request_log import read_requests
+from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry, hashed
+from mlops_hydra.serving.request_log.parts import merge
+from mlops_hydra.serving.request_log.reader import read_requests
+from mlops_hydra.serving.request_log.recorder import Recorder
 
 NOON = 1_764_072_000  # 2025-11-25T12:00:00Z
 FEATURES = (("age", "numeric"), ("member", "boolean"), ("city", "categorical"), ("since", "date"), ("name", "hashed"))
@@ -388,7 +388,7 @@ def test_a_full_disk_is_waited_for_and_leaves_nothing_half_written(place: Place,
 KILLED_AT_EVERY_STEP = """
 import os, shutil, signal, sys
 from pathlib import Path
-from mlops_hydra.serving.recorder import Recorder, _WithoutPandas
+from mlops_hydra.serving.request_log.recorder import Recorder, _WithoutPandas
 
 sys.meta_path.insert(0, _WithoutPandas)
 origin, cases = Path(sys.argv[1]), Path(sys.argv[2])
@@ -459,7 +459,7 @@ def processes() -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(output_dir: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "mlops_hydra.serving.recorder"]
+        command = [sys.executable, "-m", "mlops_hydra.serving.request_log.recorder"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
         assert process.stdin is not None
@@ -564,7 +564,7 @@ def test_many_processes_killed_at_random_moments_lose_and_double_nothing(
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from mlops_hydra.serving.recorder import Recorder, _WithoutPandas
+from mlops_hydra.serving.request_log.recorder import Recorder, _WithoutPandas
 sys.meta_path.insert(0, _WithoutPandas)
 Recorder(Path(sys.argv[1]) / "journal", Path(sys.argv[1]) / "requests").drain()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

@@ -17,11 +17,17 @@ import pytest
 
 from mlops_hydra.cli import main
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.serving import request
-from mlops_hydra.serving.children import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PROVEN_SECONDS, Child, end
+from mlops_hydra.serving.processes import request
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.listening import Probe, listen, unbound, url_of
-from mlops_hydra.serving.offer import offer
+from mlops_hydra.serving.processes.children import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    PROVEN_SECONDS,
+    Child,
+    end,
+)
+from mlops_hydra.serving.processes.listening import Probe, listen, unbound, url_of
+from mlops_hydra.serving.processes.offer import offer
 from mlops_hydra.serving.targets import Target, Targets, write_targets
 
 MakeBundle = Callable[..., Path]
@@ -141,7 +147,7 @@ from mlops_hydra import live
 from mlops_hydra.config.compose import compose_command
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.serving import request, spare, supervisor
+from mlops_hydra.serving.processes import request, spare, supervisor
 request.checked(compose_command(ServeConfig, [], Roots(config_name="serve")))
 heavy = {"torch", "mlflow", "pandas", "scipy", "numpy", "onnxruntime", "pyarrow", "fastapi", "uvicorn", "optuna"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -193,7 +199,7 @@ while True:
 DRIVER = """
 import json, logging, sys
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.serving.supervisor import Supervisor
+from mlops_hydra.serving.processes.supervisor import Supervisor
 logging.basicConfig(format="%(message)s")
 config, commands = json.loads(sys.argv[1])
 said = lambda url, targets: print("Serving", flush=True)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlops_hydra.evaluation.wording import num, signed, with_digits
-from mlops_hydra.serving.ab_result import AbResult, Arm
-from mlops_hydra.serving.effect import MIN_UNITS, MIN_VARIED, MISMATCH_BELOW, Effect, independence_p
+from mlops_hydra.serving.ab.effect import MIN_UNITS, MIN_VARIED, MISMATCH_BELOW, Effect, independence_p
+from mlops_hydra.serving.ab.result import AbResult, Arm
 
 _STYLES: Final = {"better": "green", "worse": "red", "open": "yellow", "untrustworthy": "red"}
 _CLEAR_BELOW: Final = 0.001

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from mlops_hydra.errors import DataError, UsageError
-from mlops_hydra.serving.journal import ModelDescription, entry
-from mlops_hydra.serving.parquet_files import FIXED
-from mlops_hydra.serving.recorder import Recorder
-from mlops_hydra.serving.request_log import columns_of, read_requests
+from mlops_hydra.serving.request_log.journal import ModelDescription, entry
+from mlops_hydra.serving.request_log.parquet_files import FIXED
+from mlops_hydra.serving.request_log.reader import columns_of, read_requests
+from mlops_hydra.serving.request_log.recorder import Recorder
 
 NOON = datetime(2025, 11, 25, 12, tzinfo=UTC)
 AGE = ModelDescription("1", "a", "b", "binary", (("age", "numeric"),))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mlops_hydra.config.ab import OutcomesConfig, Several
 from mlops_hydra.errors import DataError, Fault
-from mlops_hydra.serving.effect import Sample
-from mlops_hydra.serving.exposures import Exposures
-from mlops_hydra.serving.first_seen import Ids, Times, starts_of_runs
-from mlops_hydra.serving.outcomes import Outcomes
+from mlops_hydra.serving.ab.effect import Sample
+from mlops_hydra.serving.ab.exposures import Exposures
+from mlops_hydra.serving.ab.first_seen import Ids, Times, starts_of_runs
+from mlops_hydra.serving.ab.outcomes import Outcomes
 
 _MOST_LOOKS: Final = 60  # more days are thinned out: a picture shows no more
 _DAY: Final = 86_400_000_000  # in us

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_hydra.errors import DataError
-from mlops_hydra.serving import exposures as module
-from mlops_hydra.serving.exposures import OUTAGE, Exposures, read_exposures
-from mlops_hydra.serving.first_seen import hashed
-from mlops_hydra.serving.parquet_files import FIXED
+from mlops_hydra.serving.ab import exposures as module
+from mlops_hydra.serving.ab.exposures import OUTAGE, Exposures, read_exposures
+from mlops_hydra.serving.ab.first_seen import hashed
+from mlops_hydra.serving.request_log.parquet_files import FIXED
 
 START = datetime(2026, 11, 25, tzinfo=UTC)
 WEIGHTS = {"control": 90, "treatment": 10}

@@ -17,16 +17,16 @@ from mlops_hydra.atomic import replacing, write_json_atomic, written_to
 from mlops_hydra.config.ab import AbConfig, Switch, as_moment
 from mlops_hydra.errors import DataError, Fault, UsageError, nearest
 from mlops_hydra.evaluation.wording import num
-from mlops_hydra.serving.ab_plot import draw_ab
-from mlops_hydra.serving.ab_result import AbResult, Arm, DayEffect
-from mlops_hydra.serving.ab_wording import listed, print_ab, sentence, warnings_of
-from mlops_hydra.serving.assignment import Assignment, noted_assignment, shares
-from mlops_hydra.serving.effect import effect, mismatch
-from mlops_hydra.serving.exposures import COLUMNS, Exposures, read_exposures
+from mlops_hydra.serving.ab.assignment import Assignment, noted_assignment, shares
+from mlops_hydra.serving.ab.effect import effect, mismatch
+from mlops_hydra.serving.ab.exposures import COLUMNS, Exposures, read_exposures
+from mlops_hydra.serving.ab.looks import Joined, Look, join, looks
+from mlops_hydra.serving.ab.outcomes import Outcomes, read_outcomes
+from mlops_hydra.serving.ab.plot import draw_ab
+from mlops_hydra.serving.ab.result import AbResult, Arm, DayEffect
+from mlops_hydra.serving.ab.wording import listed, print_ab, sentence, warnings_of
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.looks import Joined, Look, join, looks
-from mlops_hydra.serving.outcomes import Outcomes, read_outcomes
-from mlops_hydra.serving.request_log import read_requests
+from mlops_hydra.serving.request_log.reader import read_requests
 
 RESULT: Final = "result.json"
 PICTURE: Final = "ab.png"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from mlops_hydra.serving.effect import (
+from mlops_hydra.serving.ab.effect import (
     MIN_UNITS,
     MIN_VARIED,
     MISMATCH_BELOW,

@@ -16,12 +16,12 @@ from mlops_hydra.config.ab import AbConfig
 from mlops_hydra.config.compose import compose_command
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.errors import RequestError
-from mlops_hydra.serving.ab import Switched, evaluate, judge
-from mlops_hydra.serving.ab_result import AbResult
-from mlops_hydra.serving.assignment import note_assignment, noted_assignment
+from mlops_hydra.serving.ab.assignment import note_assignment, noted_assignment
+from mlops_hydra.serving.ab.evaluation import Switched, evaluate, judge
+from mlops_hydra.serving.ab.result import AbResult
 from mlops_hydra.serving.folder import ServiceFolder
-from mlops_hydra.serving.hashing import hashed, read_or_create_key
-from mlops_hydra.serving.parquet_files import FIXED
+from mlops_hydra.serving.request_log.hashing import hashed, read_or_create_key
+from mlops_hydra.serving.request_log.parquet_files import FIXED
 from mlops_hydra.summary import Terminal
 
 START = datetime(2026, 11, 10, tzinfo=UTC)

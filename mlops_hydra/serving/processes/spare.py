@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from mlops_hydra.serving.children import command_of, kill, spawn
-from mlops_hydra.serving.listening import unbound
+from mlops_hydra.serving.processes.children import command_of, kill, spawn
+from mlops_hydra.serving.processes.listening import unbound
 
 WORKER: Final = command_of("mlops_hydra.serving.worker")
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from mlops_hydra.packaging.bundle import load_bundle
-from mlops_hydra.serving.bundle_cache import KEEP_SECONDS
-from mlops_hydra.serving.follower import AGAIN_SECONDS, LEAVE_SECONDS
+from mlops_hydra.serving.processes.bundle_cache import KEEP_SECONDS
+from mlops_hydra.serving.processes.follower import AGAIN_SECONDS, LEAVE_SECONDS
 from mlops_hydra.serving.targets import Target, Targets, read_targets, write_targets
 from mlops_hydra.tracking.registry import Registry
 
@@ -342,7 +342,7 @@ def proxy(mlflow_server: str) -> Iterator[Proxy]:
 
 @dataclass
 class Process:
-    """`python -m mlops_hydra.serving.follower`, and what it says."""
+    """`python -m mlops_hydra.serving.processes.follower`, and what it says."""
 
     shop: Shop
     uri: str
@@ -353,7 +353,7 @@ class Process:
         )
         self.log = self.shop.output_dir.parent / "follower.log"
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "mlops_hydra.serving.follower"]
+            command = [sys.executable, "-m", "mlops_hydra.serving.processes.follower"]
             self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, start_new_session=True)
         assert self.popen.stdin is not None
         self.popen.stdin.write(json.dumps({"config": config.model_dump(mode="json")}).encode() + b"\n")

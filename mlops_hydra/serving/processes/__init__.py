@@ -1,0 +1,1 @@
+"""The processes of a service beside its workers: who starts and watches them, and who follows the registry."""
