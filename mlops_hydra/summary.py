@@ -185,7 +185,7 @@ def print_service(config: "ServeConfig", url: str, targets: "Targets", console: 
         if target is None:
             table.add_row(escape(arm), weight, f"none is {escape(str(variant.alias))}: control answers", "")
             continue
-        model = f"version {target.version} ({variant.alias})" if target.version else _shortest(target.folder)
+        model = f"version {target.version} ({variant.alias})" if target.version else str(variant.bundle)
         about = read_json(Path(target.folder) / "bundle.json") or {}
         table.add_row(escape(arm), weight, escape(model), escape(str(about.get("fingerprint", ""))))
     console.print(table)

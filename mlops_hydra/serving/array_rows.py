@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw
+from msgspec import Raw
 from numpy.typing import NDArray
 
 from mlops_hydra.packaging.graph import Input
 from mlops_hydra.serving.body import NO_JSON, lenient
 from mlops_hydra.serving.columns import Columns
-from mlops_hydra.serving.decoding import Arrays, Row, converts, is_long, object_decoder, place_of
+from mlops_hydra.serving.decoding import UNLIMITED, Arrays, Row, converts, is_long, limited, object_decoder, place_of
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, alike, refused, shown
 
 
@@ -27,13 +27,13 @@ class ArrayReader:
         self._named = object_decoder([item.name for item in inputs], self._types)
         self._only = msgspec.json.Decoder(self._types[0]).decode if len(inputs) == 1 else None
 
-    def rows(self, content: Raw) -> list[Row]:
+    def rows(self, content: Raw, *, max_rows: int = UNLIMITED) -> list[Row]:
         """See `RowReader`; these are objects."""
         try:
             rows = self._named(content)
         except NO_JSON as error:
             raise (self._told(*place_of(error)) if is_long(content) else self._explained(lenient(content))) from None
-        return [self._checked(number, row) for number, row in enumerate(rows)]
+        return [self._checked(number, row) for number, row in enumerate(limited(rows, max_rows))]
 
     def row(self, content: Raw) -> list[Row]:
         """See `RowReader`."""
@@ -86,19 +86,19 @@ class ArrayReader:
         for item, kind in zip(self._inputs, self._types, strict=True):
             if item.name not in row:
                 yield RowFault(number, item.name, f"is missing; {_rule_of(item)}", None, alike(item.name, row))
-            elif not converts(row[item.name], kind):
+            elif not converts(row[item.name], kind) or _as_array(row[item.name], item) is None:
                 yield RowFault(number, item.name, _rule_of(item), shown(row[item.name]))
 
 
 def _as_array(value: Any, item: Input) -> NDArray[Any] | None:
-    """None where it has another shape, or is not finite."""
+    """None where it has another shape, is not finite, or is no whole number where it should be one."""
     try:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             array = np.array(value, dtype=item.dtype)
-    except (ValueError, OverflowError):  # lists of different lengths
+            fits = np.isfinite(array).all() if array.dtype.kind == "f" else np.array_equal(array, np.array(value))
+    except (ValueError, OverflowError):  # lists of different lengths, or a number out of range
         return None
-    is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
-    return array if array.shape == item.shape and is_finite else None
+    return array if array.shape == item.shape and fits else None
 
 
 def _rule_of(item: Input) -> str:
@@ -115,8 +115,7 @@ def _nested(item: Input) -> Any:
     if item.dtype == "bool":
         kind = bool
     elif not item.dtype.startswith("float"):
-        bounds = np.iinfo(item.dtype)
-        kind = Annotated[int, Meta(ge=int(bounds.min), le=int(bounds.max))]
+        kind = int | float  # 3.0 is a whole number, too; see `_as_array`
     for _ in item.shape:
         kind = list[kind]
     return kind

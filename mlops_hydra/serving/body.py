@@ -34,6 +34,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     user_id: (
         Annotated[str, Meta(min_length=1, max_length=MAX_USER_ID_LENGTH)]
         | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+        | float
         | None
     ) = None
     probabilities: bool = False
@@ -52,10 +53,19 @@ def read_body(content: bytes) -> Body:
         raise (_explained(content) if len(content) <= MAX_EXPLAINED_BYTES else _told(error)) from None
     except NO_JSON as error:
         raise malformed(error) from None
+    if type(body.user_id) is float:
+        body.user_id = _whole_user(body.user_id)
     if (body.features is UNSET) == (body.rows is UNSET):
         has = "needs" if body.rows is UNSET else "has both, needs only one of them:"
         raise refused(422, f"{has} `rows` (a list of objects by column name) or `features` (one row, a list of values)")
     return body
+
+
+def _whole_user(user_id: float) -> int:
+    """17.0, which is what a column with a missing value makes of 17, is the same user."""
+    if not (user_id.is_integer() and _fits("user_id", int(user_id))):
+        raise Refusal(422, [RowFault(None, "user_id", _USER_ID, user_id)])
+    return int(user_id)
 
 
 def malformed(error: Exception) -> Refusal:
@@ -123,6 +133,8 @@ def _fits(name: str, value: Any) -> bool:
     if name == "probabilities":
         return isinstance(value, bool)
     if name == "user_id" and value is not None:
-        is_text = isinstance(value, str) and 1 <= len(value) <= MAX_USER_ID_LENGTH
-        return is_text or (type(value) is int and -(2**63) <= value < 2**63)
+        if isinstance(value, str):
+            return 1 <= len(value) <= MAX_USER_ID_LENGTH
+        is_whole = type(value) is int or (type(value) is float and value.is_integer())
+        return is_whole and -(2**63) <= value < 2**63
     return True

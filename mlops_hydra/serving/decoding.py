@@ -1,6 +1,7 @@
 """Rows of JSON -> tuples of values, by decoders that are compiled once for the columns of a model."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,10 +10,12 @@ from msgspec import Raw
 from numpy.typing import NDArray
 
 from mlops_hydra.serving.body import MAX_EXPLAINED_BYTES, malformed
+from mlops_hydra.serving.refusal import refused
 
 _PLACE: Final = re.compile(r" - at `\$\[(\d+)\](?:\.(?P<name>[^\[]*)|\[(?P<column>\d+)\])?.*`$", re.DOTALL)
 Row = tuple[Any, ...]
 Arrays = Mapping[str, NDArray[Any]]
+UNLIMITED: Final = sys.maxsize
 
 
 def object_decoder(names: Sequence[str], types: Sequence[Any]) -> Callable[[Raw], list[Row]]:
@@ -39,6 +42,13 @@ def _plain_decoder(names: Sequence[str], types: Sequence[Any]) -> Callable[[Raw]
             raise msgspec.ValidationError("a column is missing") from None
 
     return read
+
+
+def limited(rows: list[Row], max_rows: int) -> list[Row]:
+    """The same. Raises Refusal where there are more."""
+    if len(rows) > max_rows:
+        raise refused(413, f"must have at most {max_rows} rows", len(rows))
+    return rows
 
 
 def is_long(content: Raw) -> bool:

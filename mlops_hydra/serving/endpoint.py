@@ -109,11 +109,9 @@ class Endpoint:
         if isinstance(body.features, Raw):
             return reader.row(body.features)
         assert isinstance(body.rows, Raw), "one of them is there"
-        rows = reader.rows(body.rows)
+        rows = reader.rows(body.rows, max_rows=self._limits.max_rows)
         if not rows:
             raise refused(422, "`rows` must have at least one row", [])
-        if len(rows) > self._limits.max_rows:
-            raise refused(413, f"must have at most {self._limits.max_rows} rows", len(rows))
         return rows
 
     async def _body(self, receive: Receive) -> bytes:

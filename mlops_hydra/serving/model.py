@@ -65,6 +65,7 @@ class ServedModel:
             BundleError: the graph fails.
         """
         arrays = self.reader.arrays(rows)
+        unusual = self.reader.unusual(arrays)
         outputs = self.bundle.graph.run(arrays, len(rows))
         confidences: list[Any] = [None] * len(rows)
         if self.labels:
@@ -77,7 +78,7 @@ class ServedModel:
         wrong = [row for row, value in enumerate(highest) if not math.isfinite(value)]
         if wrong:
             raise Refusal(422, [RowFault(row, None, _NOT_FINITE) for row in wrong])
-        return Outcome(predictions, confidences, outputs), self.reader.unusual(arrays)
+        return Outcome(predictions, confidences, outputs), unusual
 
     def check(self) -> None:
         """Predict the golden rows again. Raises BundleError where they come out otherwise."""

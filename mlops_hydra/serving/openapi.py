@@ -1,80 +1,125 @@
-"""How POST /predict is described: from the columns of the bundle that control serves, with types, ranges and examples.
+"""The document behind /docs: POST /predict from the columns of the bundle that control serves, and the other routes.
 
-A range is what training saw; values outside it are served, and counted.
+FastAPI would write it from type annotations, which a route outside of it has not, and columns that are loaded later
+cannot be. What rows look like is `described_rows.py`'s.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
+
+from pydantic import BaseModel
 
 from mlops_hydra.config.serving import LimitsConfig
-from mlops_hydra.data.encoding import Feature, FeatureSchema
-from mlops_hydra.packaging.graph import Input
 from mlops_hydra.serving.answers import BatchPredictionResponse, Faults, PredictionResponse
 from mlops_hydra.serving.body import MAX_USER_ID_LENGTH
+from mlops_hydra.serving.described_rows import Json, described_row, example_row
 from mlops_hydra.serving.model import ServedModel
-from mlops_hydra.serving.rows import MAX_TEXT_LENGTH
+from mlops_hydra.serving.reports import Health, Readiness, Served
 
-Json = dict[str, Any]
-MAX_LISTED_CATEGORIES: Final = 50
-_REFUSALS: Final = {
-    401: "the API key is missing or wrong",
-    408: "the body did not arrive in time",
-    413: "too many rows, or too many bytes",
-    422: "what is wrong: row, column, rule and value",
-    503: "no model yet, or too many requests: try again",
+_REF: Final = "#/components/schemas/{model}"
+_REFUSALS: Final[Mapping[int, str]] = {
+    401: "The API key is missing or wrong",
+    408: "The body did not arrive in time",
+    413: "Too many rows, or too many bytes",
+    422: "What is wrong with the request: row, column, rule and value",
+    503: "No model yet, or too many requests: try again after the seconds that Retry-After says",
 }
+_TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 
 
 def describe(document: Json, model: ServedModel | None, limits: LimitsConfig, *, has_key: bool) -> Json:
     """The document of the other routes, and this one; without a model, rows are not described."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for answer in (PredictionResponse, BatchPredictionResponse, Faults):
-        described = answer.model_json_schema(ref_template="#/components/schemas/{model}")
+    for answer in (PredictionResponse, BatchPredictionResponse, Faults, Health, Readiness, Served):
+        described = answer.model_json_schema(ref_template=_REF)
         schemas.update(described.pop("$defs", {}))
         schemas[answer.__name__] = described
-    row, values = _described_row(model)
-    schemas["Row"], schemas["RowOfValues"] = row, values
-    schemas["PredictionRequest"] = _request(limits, has_lists=model is None or model.bundle.schema is not None)
-    _describe_errors(document)
-    document["paths"]["/predict"] = {"post": _operation(model, has_key=has_key)}
+    schemas["Row"], values = ({"type": "object"}, {"type": "array"}) if model is None else described_row(model)
+    if values is not None:
+        schemas["RowOfValues"] = values
+    has_lists = model is None or model.bundle.schema is not None
+    schemas["PredictionRequest"] = _request(limits, has_values=values is not None, has_lists=has_lists)
+    paths = document["paths"]
+    paths["/predict"] = {"post": _operation(model, limits, has_key=has_key)}
+    _describe_others(paths, has_key=has_key)
     if has_key:
         _describe_key(document)
     return document
 
 
-def _operation(model: ServedModel | None, *, has_key: bool) -> Json:
-    answers = [{"$ref": f"#/components/schemas/{name}"} for name in ("PredictionResponse", "BatchPredictionResponse")]
-    content: Json = {"schema": {"$ref": "#/components/schemas/PredictionRequest"}}
-    if model is not None:
-        content["examples"] = _examples(model)
-    refusals = {
-        str(status): {
-            "description": text,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Faults"}}},
-        }
-        for status, text in _REFUSALS.items()
-        if has_key or status != 401
+def _describe_others(paths: Json, *, has_key: bool) -> None:
+    locked = _refusals(401) if has_key else {}
+    paths["/health"]["get"]["responses"] = {"200": _answer(Health, "It is")}
+    paths["/ready"]["get"]["responses"] = {
+        "200": _answer(Readiness, "Predictions can be asked for"),
+        "503": _answer(Readiness, "They cannot; `problems` says why"),
     }
+    paths["/model"]["get"]["responses"] = {"200": _answer(Served, "By arm: version, verdict, columns"), **locked}
+    about = "Requests, errors, latencies, batch sizes, the queue and unusual values, as text for Prometheus"
+    paths["/metrics"]["get"]["responses"] = {"200": {"description": about, "content": _TEXT}, **locked}
+
+
+def _answer(answer: type[BaseModel], description: str) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": _reference(answer.__name__)}}}
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": _REF.format(model=name)}
+
+
+def _refusals(*statuses: int) -> Json:
+    return {str(status): _answer(Faults, _REFUSALS[status]) for status in statuses}
+
+
+def _operation(model: ServedModel | None, limits: LimitsConfig, *, has_key: bool) -> Json:
+    answers = [_reference(answer.__name__) for answer in (PredictionResponse, BatchPredictionResponse)]
+    asked: Json = {"schema": _reference("PredictionRequest")}
+    answered: Json = {"schema": {"anyOf": answers}}
+    refusals = _refusals(*(status for status in _REFUSALS if has_key or status != 401))
+    row = None if model is None else example_row(model)
+    if model is not None and row is not None:
+        has_values = model.bundle.schema is not None
+        asked["examples"], answered["examples"] = _examples(row, has_values), _example_answers(model, has_values)
+        wrong = refusals["422"]["content"]["application/json"]
+        wrong["example"] = {"detail": [_example_fault(next(iter(row)))]}
+    about = "The predictions, and which model of which arm made them"
     return {
         "operationId": "predict",
         "summary": "Predict one row, or several",
+        "description": _told(model, limits),
         "tags": ["predictions"],
-        "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {
-            "200": {
-                "description": "predictions, and which model and arm made them",
-                "content": {"application/json": {"schema": {"anyOf": answers}}},
-            },
-            **refusals,
-        },
+        "requestBody": {"required": True, "content": {"application/json": asked}},
+        "responses": {"200": {"description": about, "content": {"application/json": answered}}, **refusals},
     }
 
 
-def _request(limits: LimitsConfig, *, has_lists: bool) -> Json:
-    named, values = ({"$ref": f"#/components/schemas/{name}"} for name in ("Row", "RowOfValues"))
+def _told(model: ServedModel | None, limits: LimitsConfig) -> str:
+    """In Markdown."""
+    if model is None:
+        return "No model is loaded yet; `GET /ready` says why."
+    schema = model.bundle.schema
+    target = f" `{schema.target}`" if schema is not None and schema.target else ""
+    classes = ", ".join(f"`{label}`" for label in model.label_texts)
+    what = f"the class{target}, one of {classes}" if classes else f"the value{target}"
+    lines = [
+        f"Predicts {what}.",
+        "`rows` are objects by column name, `features` is one row by position."
+        if schema is not None
+        else "`rows` are objects with a list for each input.",
+        f"At most {limits.max_rows:,} rows and {limits.max_body_bytes:,} bytes.",
+    ]
+    if schema is not None:
+        lines.append(
+            "A missing value is `null`. Categories and numbers that training did not see are taken, and counted in "
+            "`GET /metrics`."
+        )
+    return "\n\n".join(lines)
+
+
+def _request(limits: LimitsConfig, *, has_values: bool, has_lists: bool) -> Json:
     size = {"type": "array", "minItems": 1, "maxItems": limits.max_rows}
-    by_name = {**size, "items": named, "description": "each by column name"}
-    by_place = {**size, "items": values, "description": "each a list of values"}
+    by_name = {**size, "items": _reference("Row"), "description": "each by column name"}
+    by_place = {**size, "items": _reference("RowOfValues"), "description": "each a list of values"}
     rows = {"anyOf": [by_name, by_place]} if has_lists else by_name
     user_id = {
         "anyOf": [
@@ -82,128 +127,54 @@ def _request(limits: LimitsConfig, *, has_lists: bool) -> Json:
             {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
             {"type": "null"},
         ],
-        "description": "the same user is always served by the same arm",
+        "description": "the same user is always served by the same arm; without one, each request may be by another",
     }
-    probabilities = {"type": "boolean", "default": False, "description": "also the probability of each class"}
-    shared = {"user_id": user_id, "probabilities": probabilities}
-    forms = [("rows", rows), ("features", values)]
-    return {
-        "oneOf": [
-            {
-                "type": "object",
-                "title": f"by {name}",
-                "additionalProperties": False,
-                "required": [name],
-                "properties": {name: schema, **shared},
-            }
-            for name, schema in forms
-        ]
+    probabilities = {"type": "boolean", "default": False, "description": "answer the probability of each class, too"}
+    forms = {"rows": rows, "features": _reference("RowOfValues")} if has_values else {"rows": rows}
+    described = [
+        {
+            "type": "object",
+            "title": f"by {name}",
+            "additionalProperties": False,
+            "required": [name],
+            "properties": {name: schema, "user_id": user_id, "probabilities": probabilities},
+        }
+        for name, schema in forms.items()
+    ]
+    return {"oneOf": described} if len(described) > 1 else described[0]
+
+
+def _examples(row: Json, has_values: bool) -> Json:
+    examples = {"rows": {"summary": "rows by name, for a user", "value": {"rows": [row], "user_id": "user-1"}}}
+    if has_values:
+        examples["features"] = {"summary": "one row by position", "value": {"features": list(row.values())}}
+    return examples
+
+
+def _example_answers(model: ServedModel, has_values: bool) -> Json:
+    """What the examples are answered, or nearly: another arm may answer, and as another request."""
+    output = model.bundle.golden.predictions[0]
+    predicted: Json = {"prediction": float(output) if not model.labels else None, "confidence": None}
+    if model.labels:
+        place = int(output.argmax())
+        predicted = {"prediction": model.labels[place], "confidence": min(1.0, float(output[place]))}
+    source = {
+        "model_version": model.version,
+        "fingerprint": model.bundle.fingerprint,
+        "variant": "control",
+        "assigned_by": "user_id",
+        "request_id": "8c5f1e07a2d4-1",
     }
+    examples: Json = {"rows": {"summary": "to rows", "value": {"predictions": [predicted], **source}}}
+    if has_values:
+        value = {**predicted, **source, "assigned_by": "request_id"}
+        examples["features"] = {"summary": "to features", "value": value}
+    return examples
 
 
-def _described_row(model: ServedModel | None) -> tuple[Json, Json]:
-    """The schema of a row by name, and of one by position."""
-    if model is None:
-        return {"type": "object"}, {"type": "array"}
-    schema = model.bundle.schema
-    if schema is None:
-        return _row_of_arrays(model.bundle.inputs)
-    described = {feature.name: _described(feature) for feature in schema.features}
-    row = {"type": "object", "required": list(described), "properties": described}
-    values = {
-        "type": "array",
-        "minItems": len(described),
-        "maxItems": len(described),
-        "prefixItems": list(described.values()),
-        "items": {},
-        "description": "one row, in the order " + ", ".join(described),
-    }
-    return row, values
-
-
-def _described(feature: Feature) -> Json:
-    described = dict(_KINDS[feature.kind])
-    about = []
-    if feature.kind == "numeric" and feature.minimum is not None and feature.maximum is not None:
-        described["x-minimum-seen"], described["x-maximum-seen"] = feature.minimum, feature.maximum
-        about.append(f"training saw {feature.minimum:g} to {feature.maximum:g}")
-    if feature.categories:
-        listed = feature.categories[:MAX_LISTED_CATEGORIES]
-        described["x-categories"] = list(listed)
-        more = len(feature.categories) - len(listed)
-        about.append("training saw " + ", ".join(listed) + (f" and {more} more" if more else ""))
-    if feature.missing_rate:
-        about.append(f"{feature.missing_rate:.1%} were missing")
-    example = example_of(feature)
-    return described | {"description": "; ".join(about) or feature.kind, "examples": [example]}
-
-
-_KINDS: Final[Mapping[str, Json]] = {
-    "numeric": {"type": ["number", "null"]},
-    "boolean": {"anyOf": [{"type": "boolean"}, {"type": "number", "enum": [0, 1]}, {"type": "null"}]},
-    "categorical": {
-        "anyOf": [
-            {"type": "string", "maxLength": MAX_TEXT_LENGTH},
-            {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
-            {"type": "number", "minimum": -(2.0**62), "maximum": 2.0**62},
-            {"type": "boolean"},
-            {"type": "null"},
-        ]
-    },
-    "date": {"type": ["string", "null"], "format": "date", "maxLength": 64},
-}
-
-
-def example_of(feature: Feature) -> Any:
-    """A value such as training saw."""
-    if feature.kind == "numeric":
-        low, high = feature.minimum or 0.0, feature.maximum or 0.0
-        return float(f"{(low + high) / 2:.4g}")
-    if feature.kind == "categorical":
-        return feature.categories[0] if feature.categories else None
-    return True if feature.kind == "boolean" else "2024-05-31"
-
-
-def _row_of_arrays(inputs: tuple[Input, ...]) -> tuple[Json, Json]:
-    described = {item.name: _described_array(item) for item in inputs}
-    row = {"type": "object", "required": list(described), "properties": described}
-    return row, next(iter(described.values())) if len(described) == 1 else {"type": "array", "maxItems": 0}
-
-
-def _described_array(item: Input) -> Json:
-    kind = "boolean" if item.dtype == "bool" else "number" if item.dtype.startswith("float") else "integer"
-    schema: Json = {"type": kind}
-    for size in reversed(item.shape):
-        schema = {"type": "array", "minItems": size, "maxItems": size, "items": schema}
-    return schema
-
-
-def _examples(model: ServedModel) -> Json:
-    schema = model.bundle.schema
-    if schema is None:
-        return {}
-    row = golden_row(model, schema)
-    return {
-        "rows": {"summary": "rows by name, for a user", "value": {"rows": [row], "user_id": "user-1"}},
-        "features": {"summary": "one row by position", "value": {"features": list(row.values())}},
-    }
-
-
-def golden_row(model: ServedModel, schema: FeatureSchema) -> dict[str, Any]:
-    """A row of the test split, as it would be sent."""
-    row = {name: model.bundle.golden.rows[name][0] for name in schema.names}
-    try:
-        model.reader.arrays([tuple(row.values())])
-    except Exception:  # a value that JSON does not have
-        return {feature.name: example_of(feature) for feature in schema.features}
-    return row
-
-
-def _describe_errors(document: Json) -> None:
-    """Other routes answer 422 in their own words, which none of them needs: they take no input."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
+def _example_fault(column: str) -> Json:
+    rule = "is missing (null says that a value is)"
+    return {"row": 0, "column": column, "rule": rule, "value": None, "nearest": []}
 
 
 def _describe_key(document: Json) -> None:

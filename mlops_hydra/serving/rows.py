@@ -24,7 +24,7 @@ from mlops_hydra.packaging.bundle import Bundle
 from mlops_hydra.serving.array_rows import ArrayReader
 from mlops_hydra.serving.body import NO_JSON, lenient
 from mlops_hydra.serving.columns import Columns, columns_of
-from mlops_hydra.serving.decoding import Arrays, Row, converts, is_long, object_decoder, place_of
+from mlops_hydra.serving.decoding import UNLIMITED, Arrays, Row, converts, is_long, limited, object_decoder, place_of
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, TooLarge, alike, refused, shown
 
 __all__ = ["Row", "RowReader", "TableReader", "reader_of"]
@@ -55,7 +55,7 @@ class RowReader(Protocol):
     def columns(self) -> Columns:
         """Name and kind of each, in order; two bundles that agree take the same rows."""
 
-    def rows(self, content: Raw) -> list[Row]:
+    def rows(self, content: Raw, *, max_rows: int = UNLIMITED) -> list[Row]:
         """Of a list of objects, or of a list of lists. Raises Refusal."""
 
     def row(self, content: Raw) -> list[Row]:
@@ -92,14 +92,13 @@ class TableReader:
         self.names = (*schema.numeric_names, *schema.categorical_names)
         self._low, self._high = _ranges(schema)
 
-    def rows(self, content: Raw) -> list[Row]:
+    def rows(self, content: Raw, *, max_rows: int = UNLIMITED) -> list[Row]:
         """See `RowReader`."""
         try:
-            if _LIST_OF_LISTS.match(content):
-                return self._lists(content)
-            return self._named(content)
+            rows = self._lists(content) if _LIST_OF_LISTS.match(content) else self._named(content)
         except NO_JSON as error:
             raise (self._told(*place_of(error)) if is_long(content) else self._explained(lenient(content))) from None
+        return limited(rows, max_rows)
 
     def row(self, content: Raw) -> list[Row]:
         """See `RowReader`."""
@@ -147,7 +146,6 @@ class TableReader:
         found = (fault for number, row in enumerate(rows) for fault in _faults_of_row(number, row, self.columns))
         faults = list(islice(found, MAX_FAULTS)) or list(_other_row(rows))
         return Refusal(422, faults) if faults else refused(422, "`rows` cannot be read: is a key there twice?")
-
 
     def _told(self, row: int | None, column: str | int | None) -> Refusal:
         """In short, of what is too long to be read once more."""

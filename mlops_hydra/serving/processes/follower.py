@@ -167,7 +167,8 @@ class Follower:
         if arm != self._control:
             self._served.pop(arm, None)
             self._refusals.pop(arm, None)
-            self._say(arm, f"{what}: its users are control's")
+            if self._control in self._served:  # else nothing is served, which says more
+                self._say(arm, f"{what}: its users are control's")
             return
         if served is None:  # nothing is served at all: the supervisor says so
             self._refusals[arm] = _Refusal(Refused("", self._absence(self._aliases[arm])))

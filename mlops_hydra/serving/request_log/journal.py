@@ -27,6 +27,7 @@ __all__ = ["ENTRY_START", "MODEL_START", "Journal", "ModelDescription", "entry",
 MODEL_START: Final = b'{"model":'
 ENTRY_START: Final = b'{"m":'
 _MAX_SEGMENT_BYTES: Final = 64 * 2**20
+_EARLY_BYTES: Final = 2**20  # so many are written before it is time: large requests would fill the memory in a second
 _BATCH_LINES: Final = 512  # one call to the system takes 1,024 buffers; between two calls the event loop has its turn
 _ENTRY_BYTES: Final = 150  # what a pending line takes besides its bytes: two objects and a place in a list
 _CLOSE_SECONDS: Final = 10.0
@@ -123,7 +124,7 @@ class Journal:
         self._flush_seconds = flush_seconds
         self._roll_seconds = roll_seconds
         self._max_pending_bytes = max_pending_bytes
-        self._early_bytes = max_pending_bytes // 2
+        self._early_bytes = min(max_pending_bytes // 2, _EARLY_BYTES)
         self._max_journal_bytes = max_journal_bytes
         self._clock = clock
         self._numbers: dict[ModelDescription, int] = {}
