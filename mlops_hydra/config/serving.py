@@ -88,13 +88,6 @@ class ServeConfig(CommandConfig):
     follow: FollowConfig
     log: LogConfig
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.is_loopback and self.api_key is None and not self.allow_public:
-            rule = "is a public address: set api_key (or MLOPS_HYDRA_API_KEY), or allow_public=true"
-            raise ValueError(f"host {self.host} {rule}")
-        return self
-
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""

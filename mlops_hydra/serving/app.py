@@ -5,7 +5,7 @@ FastAPI is imported in a thread, after the first prediction could be made.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlops_hydra import __version__
@@ -48,15 +48,15 @@ class Service:
         self._folder = CountsFolder(folder.counts, worker)
         self._api: asyncio.Task[FastAPI] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection of whatever kind."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """One connection of whatever kind. No coroutine of its own: predictions pass through one less."""
         if scope["type"] == "http" and scope["path"] == PATH:
-            await self._endpoint(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
-        else:
-            api = await self._built()
-            await api(scope, receive, send)
+            return self._endpoint(scope, receive, send)
+        return self._live(receive, send) if scope["type"] == "lifespan" else self._other(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        api = await self._built()
+        await api(scope, receive, send)
 
     def _built(self) -> "asyncio.Task[FastAPI]":
         """The other routes."""

@@ -82,14 +82,16 @@ class Batcher:
             loop.call_soon(self._flush, loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A batch of each model that somebody waits for; what does not fit has to wait for the next turn."""
         self._is_armed = False
-        batch = self._next(loop.time())
-        if batch:
-            model = batch[0].model
-            if model.batch_seconds <= INLINE_SECONDS:
+        for _ in range(len(self._queues)):
+            batch = self._next(loop.time())
+            if batch:
+                model = batch[0].model
+                if model.batch_seconds > INLINE_SECONDS:
+                    self._run_aside(model, batch, loop)
+                    return
                 self._settle(batch, _predicted(model, batch))
-            else:
-                self._run_aside(model, batch, loop)
         self._arm(loop)
 
     def _next(self, now: float) -> list[_Waiting]:

@@ -89,8 +89,7 @@ _KINDS: Final[Mapping[str, Json]] = {
     "categorical": {
         "anyOf": [
             {"type": "string", "maxLength": MAX_TEXT_LENGTH},
-            {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
-            {"type": "number", "minimum": -(2.0**62), "maximum": 2.0**62},
+            {"type": "number"},
             {"type": "boolean"},
             {"type": "null"},
         ]

@@ -31,12 +31,11 @@ __all__ = ["Row", "RowReader", "TableReader", "reader_of"]
 
 _LIST_OF_LISTS: Final = re.compile(rb"\s*\[\s*\[")
 MAX_TEXT_LENGTH: Final = 10_000  # characters of a category
-_LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _TEXT = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 _TYPES: Final[Mapping[str, Any]] = {
     "numeric": float | None,
     "boolean": bool | float | None,
-    "categorical": _TEXT | _LONG | float | bool | None,
+    "categorical": _TEXT | int | float | bool | None,
     "date": Annotated[str, Meta(max_length=64)] | None,
 }
 _TOO_LARGE: Final = "must be a number of at most 1.8e308"

@@ -68,6 +68,7 @@ def _settings(config: ServeConfig, service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         service,
         http=Protocol,
+        interface="asgi3",
         ws="none",
         lifespan="on",
         access_log=False,

@@ -51,6 +51,7 @@ MODELS: Final = "models"  # below output_dir
 LOCK_SECONDS: Final = 600  # longest wait for others that promote the same model: each judges first
 SOON_SECONDS: Final = 1.0  # a longer wait is announced
 MAX_TAG_LENGTH: Final = 5000
+_MOST_MODELS: Final = 1000  # that are listed
 
 
 class Registry:
@@ -98,6 +99,14 @@ class Registry:
             is_number = text.isascii() and text.isdecimal()
             number = int(text) if is_number else read_state(client, name).aliases.get(text)
             return None if number is None else read_version(client, name, number)
+
+    def aliases(self) -> dict[str, list[str]]:
+        """The aliases of each registered model, by name."""
+        if self._is_empty():
+            return {}
+        with self._asking() as client:
+            models = client.search_registered_models(max_results=_MOST_MODELS)
+        return {str(model.name): sorted(map(str, model.aliases)) for model in models}
 
     def history(self, name: str) -> list[Move]:
         """Every move of an alias of this model, oldest first."""

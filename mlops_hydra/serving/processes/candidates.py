@@ -4,20 +4,19 @@ Not here: which arm serves what (`follower.py`).
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.errors import EXIT_CODES, BundleError, nearest
+from mlops_hydra.errors import EXIT_CODES, BundleError, TrackingError, nearest
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
 from mlops_hydra.serving.columns import Columns, columns_of, difference
 from mlops_hydra.serving.processes.bundle_cache import BundleCache
 from mlops_hydra.tracking.registry import MODELS, ModelVersion, Registry
-from mlops_hydra.tracking.store import bounded_requests, is_gone, open_client, redacted
+from mlops_hydra.tracking.store import redacted, sqlite_path
 
 PROMOTE: Final = "`mlops-hydra promote RUN` gives it to a run that passes its gates"
-_MOST_NAMES: Final = 1000
 
 
 class Candidates:
@@ -33,9 +32,20 @@ class Candidates:
         seconds = config.tracking.timeout_seconds
         self._registry = Registry(config.tracking.uri, config.output_dir, timeout_seconds=seconds)
 
-    def named(self, alias: str) -> ModelVersion | None:
-        """The version that has the alias, or this number; None if none has. Raises TrackingError."""
-        return self._registry.version_of(self._config.name, alias)
+    def named(self, aliases: Iterable[str], *, is_known: bool) -> dict[str, ModelVersion | None]:
+        """The version that has each alias, or this number; None if none has.
+
+        Args:
+            is_known: something came from this store before, so that an empty one is gone: moved, or its disk is.
+
+        Raises:
+            TrackingError: the store does not answer, or is gone.
+        """
+        found = {alias: self._registry.version_of(self._config.name, alias) for alias in dict.fromkeys(aliases)}
+        path = sqlite_path(self._config.tracking.uri)
+        if is_known and None in found.values() and path is not None and not (path.exists() and path.stat().st_size):
+            raise TrackingError(f"{path} is not there")
+        return found
 
     def take(self, version: ModelVersion, served: Mapping[str, Columns]) -> Bundle:
         """The copy of a version that may be served.
@@ -77,9 +87,9 @@ class Candidates:
                 raise BundleError(f"it does not take the columns of {whose}: {change}; {rule}")
 
     def absence(self, alias: str) -> str:
-        """Why no version has the alias, and what to do. Raises what MLflow raises."""
+        """Why no version has the alias, and what to do. Raises TrackingError."""
         name, uri = self._config.name, self._config.tracking.uri
-        aliases = self._aliases(uri)
+        aliases = self._registry.aliases()
         where = f"the registry of models at {redacted(uri)}"
         if name not in aliases:
             meant = nearest(name, aliases)
@@ -89,11 +99,3 @@ class Candidates:
             return f"there is no version {alias} of {name} in {where}"
         has = ", ".join(aliases[name]) or "none"
         return f"no version of {name} has the alias {alias} (aliases that are there: {has}); {PROMOTE}"
-
-    def _aliases(self, uri: str) -> dict[str, list[str]]:
-        """Those of each model."""
-        if is_gone(uri):  # asking would make a store
-            return {}
-        with bounded_requests(self._config.tracking.timeout_seconds):
-            models = open_client(uri).search_registered_models(max_results=_MOST_NAMES)
-        return {str(model.name): sorted(map(str, model.aliases)) for model in models}

@@ -126,8 +126,8 @@ class Follower:
     def step(self) -> Targets:
         """Ask, fetch what is new, and write down what is to be served."""
         try:
-            named = {alias: self._candidates.named(alias) for alias in dict.fromkeys(self._aliases.values())}
-            error = None
+            is_known = bool(self._served.keys() & self._aliases.keys())
+            named, error = self._candidates.named(self._aliases.values(), is_known=is_known), None
         except Exception as raised:  # whatever MLflow raises on a bad day
             error = _told(raised)
         self._hear(error)

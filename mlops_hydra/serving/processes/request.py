@@ -29,6 +29,9 @@ def checked(config: ServeConfig) -> ServeConfig:
         RequestError: with every fault that was found.
     """
     check_model_name(config.name)
+    if not config.is_loopback and config.api_key is None and not config.allow_public:
+        rule = "is a public address: it needs a key, in the variable MLOPS_HYDRA_API_KEY, or allow_public=true"
+        raise ConfigError(Fault("host", rule, config.host))
     uri = anchored(tracking_uri(config)[0])
     try:
         testers: dict[str | int, str] = dict(config.testers.items())

@@ -24,7 +24,7 @@ from mlops_hydra.errors import (
     BundleError,
     BusyError,
     Fault,
-    MlopsHydraError,
+    ServingError,
     TrackingError,
     UsageError,
 )
@@ -94,7 +94,7 @@ class Supervisor:
             BusyError: this model is served from this `output_dir` already.
             TrackingError: the registry does not answer, and nothing was served before; or the disk takes nothing.
             BundleError: the one version that there is cannot be served.
-            MlopsHydraError: processes die before anything is served.
+            ServingError: processes die before anything is served.
         """
         with ExitStack() as stack:
             stack.enter_context(written_to(self._folder.path))
@@ -102,6 +102,7 @@ class Supervisor:
             self._listener = stack.enter_context(self._listening())
             self._url = url_of(self._listener, self._config.host)
             stack.enter_context(self._signals)
+            stack.callback(self._tidy)
             stack.callback(self._stop)
             self._begin()
             if self._control in offer(self._config, self._folder).arms or self._is_answered():
@@ -219,7 +220,7 @@ class Supervisor:
             self._companions[kind] = Child(kind, self._commands[kind], self._told)
 
     def _look(self) -> None:
-        """Replace who died. Raises MlopsHydraError where that leads nowhere."""
+        """Replace who died. Raises ServingError where that leads nowhere."""
         companions = list(self._companions.values())
         for child in (*self._workers, *companions):
             child.look()
@@ -227,11 +228,17 @@ class Supervisor:
         for child in needed:
             if child.num_deaths >= MOST_DEATHS:
                 message = f"{child.name} ended {child.num_deaths} times before anything was served"
-                raise MlopsHydraError(f"{message}; what it said is above")
+                raise ServingError(f"{message}; what it said is above")
+
+    def _tidy(self) -> None:
+        """A misspelt name leaves nothing behind."""
+        if not (read_targets(self._folder.targets) or Targets({})).arms and not self._folder.requests.exists():
+            shutil.rmtree(self._folder.path, ignore_errors=True)
 
     def _stop(self) -> None:
         """First those who take requests, last the one who keeps what was predicted."""
         (self._folder.path / SERVICE).unlink(missing_ok=True)
+        self._listener.close()  # when the workers have closed theirs, who comes is turned away, and does not wait
         companions = {kind: [child] for kind, child in self._companions.items()}
         for children, seconds in (
             (self._workers, self._config.shutdown_seconds + MARGIN_SECONDS),

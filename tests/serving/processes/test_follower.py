@@ -280,6 +280,22 @@ def test_a_registry_that_is_down_changes_nothing(here: Shop, caplog: pytest.LogC
     assert said.startswith("registry does not answer: ") and said.endswith("; what is served stays")
 
 
+def test_a_store_that_was_moved_away_is_a_registry_that_is_down(here: Shop) -> None:
+    here.give(one := here.register())
+    here.give(one, "challenger")
+    follower = here.follower()
+    before = follower.step()
+    store = here.output_dir / "mlflow.db"
+    away = store.rename(store.with_suffix(".away"))
+    for again in (follower, here.follower()):
+        targets = again.step()
+        assert targets.arms == before.arms and not targets.refused
+        assert targets.registry_error == f"{store} is not there"
+    assert not store.exists()
+    away.rename(store)
+    assert follower.step() == before
+
+
 # The process
 
 

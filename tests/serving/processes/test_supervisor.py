@@ -76,7 +76,7 @@ def wrong(capfd: pytest.CaptureFixture[str], *overrides: str) -> str:
         (["variants.control.bundle=nowhere"], "variants.control.bundle: "),
         (["name=a/b"], "name: must hold neither / nor :"),
         (["host=no.such.host.invalid", "allow_public=true"], "host: cannot be resolved"),
-        (["host=0.0.0.0"], "is a public address: set api_key"),
+        (["host=0.0.0.0"], "host: is a public address: it needs a key"),
         (["host=192.0.2.1", "allow_public=true"], "host: is no address of this machine, got '192.0.2.1'"),
         (["tracking.uri=ftp://x"], "tracking.uri: must be a server"),
         (["now"], "it is `mlops-hydra serve name=MODEL [key=value ...]`, got 'now'"),
@@ -264,6 +264,17 @@ def test_a_second_signal_stops_at_once(staged: Staged, make_bundle: MakeBundle) 
         assert "worker 0 did not finish in time" in service.said
 
 
+def test_who_comes_when_the_workers_are_gone_is_turned_away_at_once(staged: Staged, make_bundle: MakeBundle) -> None:
+    with staged.play(f"variants.control.bundle={make_bundle()}", recorder="stubborn") as service:
+        service.until(lambda: "recorder begins" in staged.noted())
+        service.process.send_signal(signal.SIGTERM)
+        service.until(lambda: "worker ends" in staged.noted())
+        service.until(lambda: not service.kinds().count("worker"))
+        with pytest.raises(OSError, match="refused"):
+            service.ask("/ready")
+        assert service.end() == 130
+
+
 def test_who_does_not_finish_in_time_is_killed(staged: Staged) -> None:
     child = Child("worker 0", staged.commands(follower="stubborn")["follower"], {})
     while not staged.noted():
@@ -392,6 +403,7 @@ def test_a_model_that_the_registry_does_not_have_is_told(here: Any, capfd: pytes
     said = wrong(capfd, f"name='{near}'", f"output_dir={here.output_dir}")
     assert f"variants.control.alias: there is no model {near} in the registry" in said
     assert f"did you mean name={here.name}?" in said
+    assert not here.folder.path.with_name(near).exists()
 
 
 @pytest.mark.parametrize(
