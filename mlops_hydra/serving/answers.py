@@ -70,9 +70,9 @@ class Fault(BaseModel):
     """One thing that is wrong with a request."""
 
     row: int | None = Field(description="from 0; null where it is not about a row")
-    column: str | None
-    rule: str
-    value: Any = None
+    column: str | None = Field(description="or a key of the body; null where it is about neither")
+    rule: str = Field(description="what should be so")
+    value: Any = Field(None, description="what was sent; text of 100 characters where it was longer")
     nearest: list[str] = Field(default=[], description="known names like the one that is not")
 
 

@@ -143,6 +143,10 @@ class Service:
 
     def exposition(self) -> bytes:
         """For Prometheus."""
+        return self.told()()
+
+    def told(self) -> Callable[[], bytes]:
+        """What `exposition` says of this moment: for the event loop, which counts; the result may be called elsewhere."""
         self._note()
         arms, targets = self.watch.arms, self.watch.targets
         served = [(arm, model.version, model.bundle.fingerprint) for arm, model in arms.models.items()]
@@ -156,7 +160,8 @@ class Service:
             gauge("registry_up", "whether the registry answered the last time", {(): is_up}),
             gauge("kill_switch", "whether all users are sent to control", {(): float(arms.router.kill_switch)}),
         ]
-        return exposition([self.counts.as_json(), *self._folder.others()], own)
+        counts = self.counts.as_json()
+        return lambda: exposition([counts, *self._folder.others()], own)
 
 
 def about(model: ServedModel) -> dict[str, Any]:
@@ -230,7 +235,7 @@ def build_api(service: Service) -> "FastAPI":
 
     @api.get("/metrics", tags=["service"], summary="For Prometheus", dependencies=[Depends(needs_key)])
     async def metrics() -> PlainTextResponse:
-        text = await asyncio.to_thread(service.exposition)
+        text = await asyncio.to_thread(service.told())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     base = api.openapi

@@ -110,7 +110,8 @@ class Watch:
                 models[arm] = await asyncio.to_thread(self._load, target)
             except (BundleError, OSError) as error:
                 logger.warning("%s stays as it is: version %s: %s", arm, target.version, error)
-                self.refused[arm] = Refused(target.version, f"a worker could not load it: {one_line(error)}")
+                reason = f"a worker could not load it: {one_line(error)}"
+                self.refused = {**self.refused, arm: Refused(target.version, reason)}  # others may be reading it
                 continue
             self._served[arm] = target
             self._counts.swaps[arm] += 1

@@ -17,6 +17,7 @@ from mlops_hydra.serving.rows import MAX_TEXT_LENGTH
 
 Json = dict[str, Any]
 MAX_LISTED_CATEGORIES: Final = 50
+_MAX_TABLE_COLUMNS: Final = 50
 _MAX_EXAMPLE_SIZE: Final = 1_000  # numbers; a page with more is slow
 _DAY: Final = "2024-05-31"
 _MISSING: Final = "null where it is missing"
@@ -33,6 +34,7 @@ def described_row(model: ServedModel) -> tuple[Json, Json | None]:
         "minItems": len(described),
         "maxItems": len(described),
         "prefixItems": list(described.values()),
+        "items": False,
         "description": f"one row, in the order of the columns: {', '.join(described)}",
     }
     return _object_of(described), values
@@ -74,6 +76,21 @@ def _row_of_examples(schema: FeatureSchema) -> Json:
     return {feature.name: _example(feature) for feature in schema.features}
 
 
+def column_table(schema: FeatureSchema) -> str:
+    """What `Row` says of the columns, in Markdown: a page shows it without being asked."""
+    lines = ["| column | is | in training |", "|---|---|---|"]
+    for feature in schema.features[:_MAX_TABLE_COLUMNS]:
+        told = _told(feature).removeprefix("In training: ")
+        cells = (f"`{feature.name}`", _uncapitalised(_WORDS[feature.kind]), told)
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    more = len(schema.features) - _MAX_TABLE_COLUMNS
+    return "\n".join(lines) + (f"\n\nand {more} more, which the schema `Row` describes." if more > 0 else "")
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
 def _described(feature: Feature) -> Json:
     return {
         **_KINDS[feature.kind],
@@ -98,7 +115,7 @@ _KINDS: Final[Mapping[str, Json]] = {
 }
 _WORDS: Final[Mapping[str, str]] = {
     "numeric": "A number",
-    "boolean": "true or false",
+    "boolean": "True or false",
     "categorical": "A category: text, a number, true or false",
     "date": f"A date such as {_DAY}, or a moment such as {_DAY}T12:00:00Z",
 }

@@ -90,19 +90,16 @@ class Endpoint:
             raise refused(503, "no model is loaded yet; GET /ready says why", retry_after="1")
         is_one = body.rows is UNSET
         rows = self._rows(body, choice)
-        found = await self._found(choice.model, rows)
+        try:
+            found = await self._batcher.submit(choice.model, rows)
+        except BundleError:
+            if choice.model.bundle.schema is None:  # integers that the graph looks up: nothing says which there are
+                await asyncio.to_thread(_blame, choice.model, rows)
+            raise
         self._counts.rows[choice.arm] += len(rows)
         if self._heard is not None:
             self._heard(choice, request_id, body, rows, found)
         return choice.arm, written(choice, request_id, found, is_one=is_one, with_probabilities=body.probabilities)
-
-    async def _found(self, model: ServedModel, rows: list[Row]) -> Outcome:
-        try:
-            return await self._batcher.submit(model, rows)
-        except BundleError:
-            if model.bundle.schema is None:  # integers that the graph looks up: nothing says which there are
-                await asyncio.to_thread(_blame, model, rows)
-            raise
 
     def _rows(self, body: Body, choice: Choice) -> list[Row]:
         reader = choice.model.reader

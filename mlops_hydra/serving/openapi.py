@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mlops_hydra.config.serving import LimitsConfig
 from mlops_hydra.serving.answers import BatchPredictionResponse, Faults, PredictionResponse
 from mlops_hydra.serving.body import MAX_USER_ID_LENGTH
-from mlops_hydra.serving.described_rows import Json, described_row, example_row
+from mlops_hydra.serving.described_rows import Json, column_table, described_row, example_row
 from mlops_hydra.serving.model import ServedModel
 from mlops_hydra.serving.reports import Health, Readiness, Served
 
@@ -24,6 +24,14 @@ _REFUSALS: Final[Mapping[int, str]] = {
     422: "What is wrong with the request: row, column, rule and value",
     503: "No model yet, or too many requests: try again after the seconds that Retry-After says",
 }
+_FAULTS: Final[Mapping[int, Json]] = {
+    401: {"rule": "needs the API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"},
+    408: {"rule": "the body did not arrive in time"},
+    413: {"rule": "must have at most 1000 rows", "value": 1001},
+    422: {"row": 0, "column": "age", "rule": "is missing (null says that a value is)"},
+    503: {"rule": "too many rows are waiting; try again"},
+}
+"""An example of each."""
 _TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -39,9 +47,9 @@ def describe(document: Json, model: ServedModel | None, limits: LimitsConfig, *,
         schemas["RowOfValues"] = values
     has_lists = model is None or model.bundle.schema is not None
     schemas["PredictionRequest"] = _request(limits, has_values=values is not None, has_lists=has_lists)
-    paths = document["paths"]
-    paths["/predict"] = {"post": _operation(model, limits, has_key=has_key)}
-    _describe_others(paths, has_key=has_key)
+    _describe_others(document["paths"], has_key=has_key)
+    document["paths"] = {"/predict": {"post": _operation(model, limits, has_key=has_key)}, **document["paths"]}
+    document["tags"] = [{"name": "predictions"}, {"name": "service"}]
     if has_key:
         _describe_key(document)
     return document
@@ -68,7 +76,11 @@ def _reference(name: str) -> Json:
 
 
 def _refusals(*statuses: int) -> Json:
-    return {str(status): _answer(Faults, _REFUSALS[status]) for status in statuses}
+    answers = {str(status): _answer(Faults, _REFUSALS[status]) for status in statuses}
+    for status in statuses:
+        fault = {"row": None, "column": None, "value": None, "nearest": [], **_FAULTS[status]}
+        answers[str(status)]["content"]["application/json"]["example"] = {"detail": [fault]}
+    return answers
 
 
 def _operation(model: ServedModel | None, limits: LimitsConfig, *, has_key: bool) -> Json:
@@ -80,8 +92,7 @@ def _operation(model: ServedModel | None, limits: LimitsConfig, *, has_key: bool
     if model is not None and row is not None:
         has_values = model.bundle.schema is not None
         asked["examples"], answered["examples"] = _examples(row, has_values), _example_answers(model, has_values)
-        wrong = refusals["422"]["content"]["application/json"]
-        wrong["example"] = {"detail": [_example_fault(next(iter(row)))]}
+        refusals["422"]["content"]["application/json"]["example"]["detail"][0]["column"] = next(iter(row))
     about = "The predictions, and which model of which arm made them"
     return {
         "operationId": "predict",
@@ -113,6 +124,7 @@ def _told(model: ServedModel | None, limits: LimitsConfig) -> str:
             "A missing value is `null`. Categories and numbers that training did not see are taken, and counted in "
             "`GET /metrics`."
         )
+        lines.append(column_table(schema))
     return "\n\n".join(lines)
 
 
@@ -170,11 +182,6 @@ def _example_answers(model: ServedModel, has_values: bool) -> Json:
         value = {**predicted, **source, "assigned_by": "request_id"}
         examples["features"] = {"summary": "to features", "value": value}
     return examples
-
-
-def _example_fault(column: str) -> Json:
-    rule = "is missing (null says that a value is)"
-    return {"row": 0, "column": column, "rule": rule, "value": None, "nearest": []}
 
 
 def _describe_key(document: Json) -> None:

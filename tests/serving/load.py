@@ -1,8 +1,7 @@
 """Clients that ask a service without a break, and know what each answer has to say.
 
-A version is a bundle whose outputs for every row are computed beforehand; any two versions differ in all of them. What
-is served changes while they ask: each worker may still answer as before until it first answers as after, and then never
-again. An answer that neither state gives, down to its probabilities, is a trouble.
+What is served changes while they ask: each worker may still answer as before until it first answers as after, and then
+never again. An answer that neither state gives, down to its probabilities, is a trouble.
 """
 
 import http.client
@@ -12,42 +11,18 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlops_hydra.packaging.bundle import load_bundle
 from mlops_hydra.serving.router import Router
+from tests.serving.expected import Answered, Asked, Known, State, requests_of
 
-Rows = list[dict[str, Any]]
-TOLERANCE = 1e-9
-NUM_USERS = 2_000
 NUM_REQUESTS_OF_A_CONNECTION = 500
 HOT = 4  # times as often while something changes
 NO_ROW = b'{"rows": [{"age": "old"}]}'
-
-
-@dataclass(frozen=True)
-class State:
-    """What is served: versions by arm, and the kill switch."""
-
-    control: str
-    treatment: str | None = None
-    is_killed: bool = False
-
-    def choice(self, router: Router, user: str | None, request_id: str) -> tuple[str, str, str]:
-        """Arm, why, and version."""
-        if self.is_killed:
-            return "control", "kill_switch", self.control
-        if router.variant(user or request_id) == "control":
-            return "control", "request_id" if user is None else "user_id", self.control
-        if self.treatment is None:
-            return "control", "no_model", self.control
-        return "treatment", "request_id" if user is None else "user_id", self.treatment
 
 
 @dataclass(frozen=True)
@@ -57,79 +32,6 @@ class Change:
     before: State
     after: State
     arrived: set[str] = field(default_factory=set)
-
-
-class Known:
-    """What each version says of each row."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        self.fingerprints: dict[str, str] = {}
-        self.outputs: dict[str, Any] = {}
-
-    def add(self, version: str, folder: Path) -> None:
-        bundle = load_bundle(folder)
-        assert bundle.schema is not None
-        self.names, self.classes = bundle.schema.names, bundle.classes
-        self.outputs[version] = bundle.outputs(self.rows)
-        self.fingerprints[version] = bundle.fingerprint
-
-    def said(self, version: str, row: int) -> tuple[Any, float]:
-        """Class and confidence."""
-        of_row = self.outputs[version][row]
-        return self.classes[int(of_row.argmax())], float(of_row.max())
-
-    def is_right(self, asked: "Asked", version: str, predictions: list[dict[str, Any]]) -> bool:
-        """Whether all of this is what the version says of these rows."""
-        if len(predictions) != len(asked.rows):
-            return False
-        for row, found in zip(asked.rows, predictions, strict=True):
-            label, confidence = self.said(version, row)
-            if found["prediction"] != label or abs(found["confidence"] - confidence) > TOLERANCE:
-                return False
-            if asked.has_probabilities:
-                given = [found["probabilities"][str(each)] for each in self.classes]
-                if np.abs(given - self.outputs[version][row]).max() > TOLERANCE:
-                    return False
-        return True
-
-
-class Asked(NamedTuple):
-    """One request."""
-
-    body: bytes
-    rows: tuple[int, ...]
-    user: str | None
-    is_one: bool
-    has_probabilities: bool
-
-
-def requests_of(known: Known, seed: int) -> Iterator[Asked]:
-    """Endless: single rows and batches, with and without a user."""
-    rng = random.Random(seed)
-    while True:
-        size = rng.choices([1, rng.randint(2, 16), rng.randint(17, 64)], [70, 25, 5])[0]
-        rows = tuple(rng.randrange(len(known.rows)) for _ in range(size))
-        is_one, has_probabilities = size == 1 and rng.random() < 0.6, rng.random() < 0.2
-        number = rng.randrange(NUM_USERS)
-        user = rng.choices([f"user {number}", number, None], [70, 10, 20])[0]
-        body: dict[str, Any] = {"probabilities": has_probabilities} | ({} if user is None else {"user_id": user})
-        if is_one:
-            body["features"] = [known.rows[rows[0]][name] for name in known.names]
-        else:
-            body["rows"] = [known.rows[row] for row in rows]
-        yield Asked(json.dumps(body).encode(), rows, None if user is None else str(user), is_one, has_probabilities)
-
-
-class Answered(NamedTuple):
-    """What the request log has to say, too; `at` is when the answer was there."""
-
-    version: str
-    variant: str
-    assigned_by: str
-    user: str | None
-    rows: tuple[int, ...]
-    at: float
 
 
 class Load:
@@ -182,6 +84,12 @@ class Load:
         answers = dict(found)
         assert len(answers) == len(found), "request ids are unique"
         return answers
+
+    def workers(self) -> set[str]:
+        """Those that have clients; empty while a client has none."""
+        with self.lock:
+            found = +self.members
+        return {str(worker) for worker in found} if found.total() == self.num_clients else set()
 
     @property
     def num_requests(self) -> int:
@@ -245,8 +153,8 @@ class Client(threading.Thread):
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _open(self) -> None:
-        """To a worker that has not more clients than the other, if one can be had within a second."""
-        load, deadline = self.load, time.monotonic() + 1
+        """To a worker that has not more clients than the other, if there is one: the killed have to start."""
+        load, deadline = self.load, time.monotonic() + 5
         while True:
             self.connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
             self.connection.connect()

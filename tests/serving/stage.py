@@ -3,9 +3,11 @@
 Each event says beforehand what the load may see, and waits until each worker shows it, or the service tells of it.
 """
 
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mlops_hydra.packaging.bundle import load_bundle
 from mlops_hydra.serving.router import Router
 from mlops_hydra.tracking.alias import read_state
 from mlops_hydra.tracking.registry import CHALLENGER, CHAMPION, ModelVersion
 from mlops_hydra.tracking.versions import version_before
 from tests.serving.conftest import Service, Shop, kind_of
-from tests.serving.load import Known, Load, Rows, State
+from tests.serving.expected import Known, State, rows_for
+from tests.serving.load import Load
 from tests.serving.sizes import Sizes
 
 RATE = 250.0  # requests a second, and more while something changes
@@ -45,7 +45,7 @@ class Stage:
         self.shop, self.registry = shop, shop.registry
         self.known = Known(rows_for([trained_bundle(seed) for seed in range(NUM_SEEDS)]))
         self.versions: dict[str, ModelVersion] = {}
-        self.served = {"1", "2"}
+        self.served, self.killed = {"1", "2"}, set[str]()
         self.rng = random.Random(1)
         for _ in range(NUM_SEEDS):
             self._new_version()
@@ -61,6 +61,7 @@ class Stage:
         load = Load(self.service.url, self.known, router, State("1", "2"), rate=RATE, **how)
         self.load = stack.enter_context(load)
         self.sizes = stack.enter_context(Sizes(self.processes))
+        self.service.until(lambda: len(load.workers()) == load.num_workers and self.swaps() == self.num_swaps)
 
     def processes(self) -> dict[str, int]:
         """Their ids by name."""
@@ -123,6 +124,25 @@ class Stage:
         away.rename(store)
         self._until(lambda text: "registry_up 1" in text)
 
+    def kill_a_worker(self) -> None:
+        """Wait until the clients of the dead are those of another."""
+        load = self.load
+        self.service.until(lambda: len(load.workers()) == load.num_workers)
+        before = load.workers()
+        os.kill(self.processes()["worker 0"], signal.SIGKILL)
+        self.service.until(lambda: len(load.workers() - before) == 1 and len(load.workers()) == load.num_workers)
+        self.killed |= before - load.workers()
+
+    def kill_the_recorder(self) -> None:
+        self._kill("recorder")
+
+    def kill_the_follower(self) -> None:
+        self._kill("follower")
+
+    def _kill(self, kind: str) -> None:
+        os.kill(victim := self.processes()[kind], signal.SIGKILL)
+        self.service.until(lambda: self.processes().get(kind, victim) != victim)
+
     @property
     def events(self) -> list[Callable[[], None]]:
         """In an order in which each of them makes sense, over and over."""
@@ -141,6 +161,19 @@ class Stage:
             self.roll_back_by_the_command,
         ]
 
+    @property
+    def kills(self) -> list[Callable[[], None]]:
+        """The same, of a shorter play."""
+        return [
+            self.kill_a_worker,
+            self.promote_a_new_version,
+            self.kill_the_recorder,
+            self.kill_the_follower,
+            self.move_the_challenger,
+            self.kill_a_worker,
+            self.roll_back,
+        ]
+
     # How
 
     @property
@@ -152,10 +185,11 @@ class Stage:
 
     def _follow(self, alias: str, to: str) -> None:
         """Have it move, and wait for the service."""
-        arm = {CHAMPION: "control", CHALLENGER: "treatment"}[alias]
-        expected = getattr(self.state, arm)
-        with self._changing(replace(self.state, **{arm: to})):
-            self._move(alias, to, expected)
+        state = self.state
+        is_champion = alias == CHAMPION
+        after = replace(state, control=to) if is_champion else replace(state, treatment=to)
+        with self._changing(after):
+            self._move(alias, to, state.control if is_champion else state.treatment)
 
     def _move(self, alias: str, to: str, expected: str | None) -> None:
         before, version = None if expected is None else int(expected), self.versions[to]
@@ -200,7 +234,7 @@ class Stage:
 
     def metrics(self) -> str:
         status, text = self.service.ask("/metrics")
-        assert status == 200
+        assert status == 200, f"{text}\n{self.service.said}"
         return str(text)
 
     def _until(self, condition: Callable[[str], bool]) -> None:
@@ -238,23 +272,3 @@ class _Changing:
         while len(self.change.arrived) < Load.num_workers:
             assert time.monotonic() < deadline, f"{after} is not served\n{stage.load.troubles}\n{stage.service.said}"
             time.sleep(0.02)
-
-
-def rows_for(bundles: list[Path], size: int = 100) -> Rows:
-    """Rows of which any two of these bundles say different things, some values missing."""
-    rng = random.Random(0)
-    rows = [
-        {
-            "age": rng.choice([None, *(float(rng.randint(18, 90)) for _ in range(9))]),
-            "income": rng.choice([None, *(round(rng.gauss(50_000, 15_000), 2) for _ in range(9))]),
-            "employed": rng.choice([True, True, False, None]),
-            "city": rng.choice(["Köln", "Wien", "Zürich", "Lyon", None]),
-            "since": rng.choice([f"2024-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}", None]),
-        }
-        for _ in range(20 * size)
-    ]
-    outputs = np.sort([load_bundle(bundle).outputs(rows)[:, 0] for bundle in bundles], axis=0)
-    apart = np.diff(outputs, axis=0).min(axis=0) > 1e-3
-    found = [row for row, is_apart in zip(rows, apart, strict=True) if is_apart][:size]
-    assert len(found) == size
-    return found

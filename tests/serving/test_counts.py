@@ -1,7 +1,7 @@
 """What workers count, and that a scrape of one is about all of them."""
 
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +62,10 @@ def test_all_workers_are_added_up_dead_ones_too(tmp_path: Path) -> None:
     alive.write(counted())  # its own file is older than what it says itself
     now = counted()
     now.answered("control", 200, 0.1)
+    (path,) = (path for path in tmp_path.glob("1-*.json"))
+    os.utime(path, (0, 0))
     found = samples(exposition([now.as_json(), *alive.others()]))
+    assert found["queued_rows", ""] == 2  # of the living
     assert found["requests_total", "200,control"] == 5
     assert found["unusual_total", "age"] == 6
 

@@ -66,7 +66,7 @@ def test_a_row_is_encoded_as_the_bundle_encodes_it(bundle: Bundle, reader: Table
 @pytest.mark.parametrize(
     ("change", "rule"),
     [({"age": "41"}, "a number"), ({"age": True}, "a number"), ({"age": [1]}, "a number"),
-     ({"employed": "yes"}, "true or false"), ({"city": ["Wien"]}, "text"), ({"city": 2**63}, "text"),
+     ({"employed": "yes"}, "true or false"), ({"city": ["Wien"]}, "text"),
      ({"city": "x" * 10_001}, "text"), ({"since": 3}, "a date")],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_told_with_row_column_rule_and_value(

@@ -12,7 +12,7 @@ from typing import Final
 from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.serving.folder import ServiceFolder
 
-_NAME: Final = "assignment.json"
+ASSIGNMENT: Final = "assignment.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ def note_assignment(
         return noted
     noted = Assignment(experiment, dict(weights), now.astimezone(UTC).isoformat())
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder.path / _NAME, asdict(noted))
+    write_json_atomic(folder.path / ASSIGNMENT, asdict(noted))
     return noted
 
 
 def noted_assignment(folder: ServiceFolder) -> Assignment | None:
     """None where no service has left one."""
-    match read_json(folder.path / _NAME):
+    match read_json(folder.path / ASSIGNMENT):
         case {"experiment": str(experiment), "weights": dict(weights), "since": str(since)}:
             return Assignment(experiment, weights, since)
     return None

@@ -67,15 +67,14 @@ def turn(folder: ServiceFolder, switch: Switch, console: Console) -> Switched:
     """All users to control from now on, or no longer; a running service sees it within a second.
 
     Raises:
+        UsageError: no service of this name has run here.
         TrackingError: the disk does not take it.
     """
     was: Switch = "on" if folder.kill_switch.exists() else "off"
+    if not folder.path.is_dir():
+        raise _no_service(folder)
     with written_to(folder.path):
-        if not folder.path.is_dir():
-            where = "no service of this name has run here yet; one that starts will find it"
-            console.print(f"[yellow]note:[/yellow] {where} ({folder.path})", highlight=False, soft_wrap=True)
         if switch == "on" and was == "off":
-            folder.path.mkdir(parents=True, exist_ok=True)
             with replacing(folder.kill_switch):
                 pass
         elif switch == "off":
@@ -104,7 +103,7 @@ def judge(asked: AbConfig) -> AbResult:
     exposures = read_exposures(tables, weights, joined_by=outcomes.unit, wanted=wanted)
     joined = join(exposures, outcomes, wanted)
     if len(exposures.units) and not len(joined.unit):
-        raise _nobody(outcomes, exposures, joined)
+        raise _nobody(outcomes, exposures, joined, since)
     found = looks(exposures, joined, asked.outcomes)
     treatments = [arm for arm, share in shares(weights).items() if arm != control]
     order = [control, *treatments, *(arm for arm in weights if arm not in (control, *treatments))]
@@ -133,9 +132,7 @@ def _assignment(asked: AbConfig, folder: ServiceFolder) -> tuple[dict[str, float
     """The weights, and since when exposures count."""
     noted = noted_assignment(folder)
     if not folder.path.is_dir():
-        others = [path.name for path in folder.path.parent.glob("*") if path.is_dir()]
-        rule = f"no service of this model has run here (output_dir={asked.output_dir})"
-        raise UsageError(Fault("name", rule, asked.name, nearest(asked.name, others)))
+        raise _no_service(folder)
     weights = asked.weights or (noted.weights if noted else None)
     if weights is None:
         rule = "is needed, for the service left no note of them: the shares of its arms"
@@ -143,6 +140,12 @@ def _assignment(asked: AbConfig, folder: ServiceFolder) -> tuple[dict[str, float
     if len(shares(weights)) < 2:
         raise UsageError(Fault("weights", "two arms above 0 are needed to compare", dict(weights)))
     return dict(weights), _since(asked, noted, weights)
+
+
+def _no_service(folder: ServiceFolder) -> UsageError:
+    name, place = folder.path.name, folder.path.parent
+    others = [path.name for path in place.glob("*") if path.is_dir()]
+    return UsageError(Fault("name", f"no service of this model has run here ({place})", name, nearest(name, others)))
 
 
 def _since(asked: AbConfig, noted: Assignment | None, weights: Mapping[str, float]) -> datetime | None:
@@ -162,13 +165,14 @@ def _control(asked: AbConfig, weights: Mapping[str, float]) -> str:
     return asked.control
 
 
-def _nobody(outcomes: Outcomes, exposures: Exposures, joined: Joined) -> DataError:
+def _nobody(outcomes: Outcomes, exposures: Exposures, joined: Joined, since: datetime | None) -> DataError:
     if joined.num_early:
         rule = "all were known before their user's first exposure: is it the time of the outcome, in UTC?"
         return DataError(Fault("outcomes.time", rule))
     theirs, ours = ", ".join(outcomes.examples), ", ".join(exposures.examples)
     log = f"; its users are called {ours}" if ours and outcomes.unit == "user_id" else ""
-    rule = f"none of them is of a {outcomes.unit} that the request log has as exposed (they are called {theirs}{log})"
+    begin = f" since {since:%Y-%m-%d %H:%M:%S} UTC, when these weights began" if since is not None else ""
+    rule = f"none of them is of a {outcomes.unit} that the request log has{begin} (they are called {theirs}{log})"
     return DataError(Fault("outcomes", rule))
 
 
@@ -194,10 +198,11 @@ def _day(look: Look, control: str, treatments: Sequence[str], asked: AbConfig) -
 
 
 def _notes(exposures: Exposures, outcomes: Outcomes, joined: Joined) -> tuple[str, ...]:
+    strange = f"{num(joined.num_strange, 'outcome')} of nobody in the request log, which has all but the last minute"
     notes = {
         f"not counted: {listed(exposures.left_out)}": len(exposures.left_out),
         f"{num(exposures.num_crossed, exposures.unit)} seen in several arms count in the first": exposures.num_crossed,
-        f"{num(joined.num_strange, 'outcome')} of nobody who was exposed": joined.num_strange,
+        strange: joined.num_strange,
         f"{num(joined.num_early, 'outcome')} from before the first exposure": joined.num_early,
         f"{num(outcomes.num_nameless, 'outcome')} without an id": outcomes.num_nameless,
     }

@@ -4,6 +4,7 @@ Only what was followed under the same alias in the same registry counts. Copies 
 of files): the workers read them whole.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +13,13 @@ from mlops_hydra.atomic import read_json, write_json_atomic
 from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.errors import BundleError, Fault, UsageError
 from mlops_hydra.packaging.seal import open_sealed
+from mlops_hydra.serving.ab.assignment import ASSIGNMENT
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.targets import Target, Targets, read_targets, write_targets
 from mlops_hydra.tracking.store import redacted
 
 _FOLLOWED: Final = "followed.json"
+_ASIDE: Final = ".aside"
 
 
 def offer(config: ServeConfig, folder: ServiceFolder) -> Targets:
@@ -34,11 +37,30 @@ def offer(config: ServeConfig, folder: ServiceFolder) -> Targets:
     arms = named_bundles(config) | kept
     is_answered = all(arm in arms for arm in asked)
     targets = Targets(arms, checked_at=before.checked_at if is_answered else None)
+    if followed != memory and before.arms:
+        _set_aside(folder)
     if targets != before:
         write_targets(folder.targets, targets)
     if followed != memory:
         write_json_atomic(folder.path / _FOLLOWED, followed)
     return targets
+
+
+def _set_aside(folder: ServiceFolder) -> None:
+    """What was served last, of another registry or other aliases: it comes back if nothing comes of this start."""
+    for path in (folder.targets, folder.path / _FOLLOWED):
+        if path.exists():
+            path.replace(path.with_suffix(_ASIDE))
+
+
+def put_back(folder: ServiceFolder) -> None:
+    """After a start of which nothing came: as if it had not been, and nothing left of a misspelt name."""
+    for path in (folder.targets, folder.path / _FOLLOWED):
+        path.unlink(missing_ok=True)
+        if path.with_suffix(_ASIDE).exists():
+            path.with_suffix(_ASIDE).replace(path)
+    if {path.name for path in folder.path.iterdir()} <= {folder.lock.name, ASSIGNMENT}:
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _is_valid(arm: str, target: Target, followed: Mapping[str, Any], memory: Mapping[str, Any]) -> bool:

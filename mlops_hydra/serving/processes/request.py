@@ -30,7 +30,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     """
     check_model_name(config.name)
     if not config.is_loopback and config.api_key is None and not config.allow_public:
-        rule = "is a public address: it needs a key, in the variable MLOPS_HYDRA_API_KEY, or allow_public=true"
+        rule = "is not for this machine alone: it needs a key (variable MLOPS_HYDRA_API_KEY), or allow_public=true"
         raise ConfigError(Fault("host", rule, config.host))
     uri = anchored(tracking_uri(config)[0])
     try:

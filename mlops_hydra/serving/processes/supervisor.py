@@ -32,7 +32,7 @@ from mlops_hydra.serving.ab.assignment import note_assignment
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.processes.children import Child, command_of, end
 from mlops_hydra.serving.processes.listening import Probe, listen, url_of
-from mlops_hydra.serving.processes.offer import offer
+from mlops_hydra.serving.processes.offer import offer, put_back
 from mlops_hydra.serving.processes.spare import WORKER, Spare
 from mlops_hydra.serving.processes.stop_signals import StopSignals
 from mlops_hydra.serving.router import Router
@@ -231,9 +231,8 @@ class Supervisor:
                 raise ServingError(f"{message}; what it said is above")
 
     def _tidy(self) -> None:
-        """A misspelt name leaves nothing behind."""
-        if not (read_targets(self._folder.targets) or Targets({})).arms and not self._folder.requests.exists():
-            shutil.rmtree(self._folder.path, ignore_errors=True)
+        if not (read_targets(self._folder.targets) or Targets({})).arms:
+            put_back(self._folder)
 
     def _stop(self) -> None:
         """First those who take requests, last the one who keeps what was predicted."""

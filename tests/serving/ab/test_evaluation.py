@@ -15,7 +15,7 @@ import pytest
 from mlops_hydra.config.ab import AbConfig
 from mlops_hydra.config.compose import compose_command
 from mlops_hydra.config.roots import Roots
-from mlops_hydra.errors import RequestError
+from mlops_hydra.errors import RequestError, UsageError
 from mlops_hydra.serving.ab.assignment import note_assignment, noted_assignment
 from mlops_hydra.serving.ab.evaluation import Switched, evaluate, judge
 from mlops_hydra.serving.ab.result import AbResult
@@ -392,7 +392,7 @@ def test_a_value_that_is_no_number_is_named_with_row_and_column(halves: Place, v
         ("user_id,request_id,a\nu1,r1,1", [], "outcomes.unit: is needed, there are columns of both"),
         ("user_id,a\nu1,1", ["outcomes.value=A1"], "outcomes.value: no such column, got 'A1'"),
         ("user_id,a\nu1,1", ["outcomes.unit=request_id"], "outcomes.id: there is no column 'request_id'"),
-        ("user_id,a\nx1,1", [], "none of them is of a user_id that the request log has as exposed (they are called x1"),
+        ("user_id,a\nx1,1", [], "(they are called x1"),
         ("user_id,a,t\nu1,1,noon", ["outcomes.time=t"], "outcomes, column 't', row 0: must be a date"),
         ("user_id,a,t\nu1,1,2026-01-01", ["outcomes.time=t"], "outcomes.time: all were known before"),
         ("user_id,a", [], "outcomes.path: has columns but no rows"),
@@ -443,9 +443,9 @@ def test_the_kill_switch_is_a_file_that_comes_and_goes(halves: Place) -> None:
     assert not (halves.path / "outputs/ab").exists()
 
 
-def test_the_kill_switch_waits_for_a_service_that_has_not_started(place: Place) -> None:
-    place.ask("kill_switch=off")
-    assert not place.folder.path.exists()
-    place.ask("kill_switch=on")
-    assert "no service of this name has run here yet" in place.said
-    assert [path.name for path in place.folder.path.iterdir()] == ["kill_switch"]
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_a_kill_switch_of_no_service_is_refused_for_the_name_may_be_misspelt(halves: Place, switch: str) -> None:
+    near = f"{halves.folder.path.name}x"
+    with pytest.raises(UsageError, match=f"no service of this model has run here.*Did you mean {near[:-1]}"):
+        halves.ask(f"kill_switch={switch}", f"name={near}")
+    assert not halves.folder.path.with_name(near).exists()

@@ -17,8 +17,8 @@ import pytest
 
 from mlops_hydra.cli import main
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.serving.processes import request
 from mlops_hydra.serving.folder import ServiceFolder
+from mlops_hydra.serving.processes import request
 from mlops_hydra.serving.processes.children import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
@@ -76,7 +76,7 @@ def wrong(capfd: pytest.CaptureFixture[str], *overrides: str) -> str:
         (["variants.control.bundle=nowhere"], "variants.control.bundle: "),
         (["name=a/b"], "name: must hold neither / nor :"),
         (["host=no.such.host.invalid", "allow_public=true"], "host: cannot be resolved"),
-        (["host=0.0.0.0"], "host: is a public address: it needs a key"),
+        (["host=0.0.0.0"], "host: is not for this machine alone: it needs a key"),
         (["host=192.0.2.1", "allow_public=true"], "host: is no address of this machine, got '192.0.2.1'"),
         (["tracking.uri=ftp://x"], "tracking.uri: must be a server"),
         (["now"], "it is `mlops-hydra serve name=MODEL [key=value ...]`, got 'now'"),
@@ -418,6 +418,20 @@ def test_without_anything_to_serve_there_is_no_service(staged: Staged, answer: d
     with pytest.raises(AssertionError, match=said):
         service.begin()
     assert service.process.wait(10) == 1 and staged.noted() == ["follower begins", "follower ends"]
+
+
+def test_a_start_of_which_nothing_comes_leaves_what_was_there(staged: Staged, make_bundle: MakeBundle) -> None:
+    """A wrong registry, say: the next start goes on with what was served last, and the kill switch stays."""
+    staged.remember(make_bundle())
+    staged.folder.kill_switch.touch()
+    before = {path.name: path.read_bytes() for path in staged.folder.path.iterdir()}
+    down = json.dumps({"registry_error": "it is down"})
+    service = staged.play("tracking.uri=http://127.0.0.1:9", follower=down)
+    with pytest.raises(AssertionError, match="it is down"):
+        service.begin()
+    service.process.wait(10)
+    after = {path.name: path.read_bytes() for path in staged.folder.path.iterdir()}
+    assert {name: after.get(name) for name in before} == before
 
 
 def test_what_was_served_under_another_alias_or_from_another_registry_does_not_count(
