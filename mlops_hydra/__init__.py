@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mlops_hydra.packaging.bundle import Bundle as Bundle
     from mlops_hydra.packaging.bundle import load_bundle as load_bundle
     from mlops_hydra.packaging.result import Result as Result
-    from mlops_hydra.serving.answers import PredictionRequest as PredictionRequest
-    from mlops_hydra.serving.answers import PredictionResponse as PredictionResponse
     from mlops_hydra.serving.router import Router as Router
     from mlops_hydra.serving.router import get_model_variant as get_model_variant
+    from mlops_hydra.serving.schemas import PredictionRequest as PredictionRequest
+    from mlops_hydra.serving.schemas import PredictionResponse as PredictionResponse
     from mlops_hydra.sweeps.ear import report as report
     from mlops_hydra.sweeps.sweep import StudyResult as StudyResult
     from mlops_hydra.sweeps.sweep import sweep as sweep
@@ -36,8 +36,8 @@ _HOMES: Final = {
     "EarlyStopping": "training.stopping",
     "ExperimentConfig": "config.schema",
     "Observer": "training.observers",
-    "PredictionRequest": "serving.answers",
-    "PredictionResponse": "serving.answers",
+    "PredictionRequest": "serving.schemas",
+    "PredictionResponse": "serving.schemas",
     "QualityGate": "evaluation.gates",
     "Result": "packaging.result",
     "Router": "serving.router",

@@ -20,7 +20,10 @@ def test_a_user_and_an_experiment_are_enough_for_an_arm() -> None:
 def test_a_list_of_features_is_a_request() -> None:
     request = PredictionRequest(features=[41, 30500.0, "Oslo", None])
     assert request.features == [41, 30500.0, "Oslo", None]
-    assert json.loads(request.model_dump_json(exclude_unset=True)) == {"features": [41, 30500.0, "Oslo", None]}
+    assert json.loads(request.model_dump_json()) == {
+        "features": [41, 30500.0, "Oslo", None],
+        "probabilities": False,
+    }
 
 
 @pytest.mark.parametrize("asked", [{}, {"features": [1], "rows": [{"x": 1}]}, {"feature": [1]}])

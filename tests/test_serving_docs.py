@@ -12,10 +12,10 @@ from mlops_hydra.config.ab import AbConfig
 from mlops_hydra.config.compose import compose_command
 from mlops_hydra.config.roots import Roots
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.serving.answers import BatchPredictionResponse, Faults, PredictionRequest, PredictionResponse
 from mlops_hydra.serving.app import Service
 from mlops_hydra.serving.counts import Counts, exposition
 from mlops_hydra.serving.request_log.parquet_files import FIXED
+from mlops_hydra.serving.schemas import BatchPredictionResponse, Faults, PredictionRequest, PredictionResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ class LimitsConfig(Composed):
     max_rows: int = Field(ge=1, description="of a request; more: 413")
     max_queued_rows: int = Field(ge=1, description="waiting, in a worker; more: 503 with Retry-After")
     max_batch_rows: int = Field(ge=1, description="of several requests that are predicted together")
-    max_connections: int = Field(ge=1, description="open at a time, in a worker; more: 503")
+    max_requests: int = Field(ge=1, description="under way at a time, in a worker; more: 503")
     timeout_seconds: float = Field(gt=0, description="for a body to arrive (408), and for a prediction (503)")
 
 

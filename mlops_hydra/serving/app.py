@@ -5,7 +5,7 @@ FastAPI is imported in a thread, after the first prediction could be made.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlops_hydra import __version__
@@ -13,7 +13,6 @@ from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.data.values import IntArray
 from mlops_hydra.errors import BundleError
 from mlops_hydra.packaging.graph import one_line
-from mlops_hydra.serving.answers import PredictionRequest, PredictionResponse
 from mlops_hydra.serving.arms import Watch
 from mlops_hydra.serving.batching import Batcher
 from mlops_hydra.serving.counts import Counts, CountsFolder, exposition, gauge
@@ -25,8 +24,6 @@ from mlops_hydra.serving.refusal import Refusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-__all__ = ["PredictionRequest", "PredictionResponse", "Service"]
 
 WRITE_SECONDS: Final = 1.0
 
@@ -121,7 +118,10 @@ class Service:
         about = {
             "ready": arms.router.control not in problems,
             "problems": problems,
-            "variants": {arm: {"model_version": model.version} for arm, model in arms.models.items()},
+            "variants": {
+                arm: {"model_version": arms.models[arm].version} if arm in arms.models else None
+                for arm in self.config.variants
+            },
             "refused": {arm: {"version": r.version, "reason": r.reason} for arm, r in watch.refused.items()},
             "registry": registry,
             "kill_switch": arms.router.kill_switch,
@@ -131,13 +131,14 @@ class Service:
 
     def about_models(self) -> dict[str, Any]:
         """What each arm serves."""
+        models = self.watch.arms.models
         return {
             "name": self.config.name,
             "experiment": self.config.experiment,
             "kill_switch": self.watch.arms.router.kill_switch,
             "variants": {
-                arm: {"weight": self.config.variants[arm].weight, **about(model)}
-                for arm, model in self.watch.arms.models.items()
+                arm: {"weight": asked.weight, **about(models[arm])} if arm in models else None
+                for arm, asked in self.config.variants.items()
             },
         }
 
@@ -146,7 +147,7 @@ class Service:
         return self.told()()
 
     def told(self) -> Callable[[], bytes]:
-        """What `exposition` says of this moment: for the event loop, which counts; the result may be called elsewhere."""
+        """The same, of this moment: for the event loop, which counts; what is returned may be called elsewhere."""
         self._note()
         arms, targets = self.watch.arms, self.watch.targets
         served = [(arm, model.version, model.bundle.fingerprint) for arm, model in arms.models.items()]

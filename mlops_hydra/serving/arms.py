@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.errors import BundleError
 from mlops_hydra.packaging.graph import one_line
 from mlops_hydra.serving.counts import Counts
 from mlops_hydra.serving.folder import ServiceFolder
@@ -108,7 +107,7 @@ class Watch:
                 continue
             try:
                 models[arm] = await asyncio.to_thread(self._load, target)
-            except (BundleError, OSError) as error:
+            except Exception as error:  # whatever it is, the one before goes on
                 logger.warning("%s stays as it is: version %s: %s", arm, target.version, error)
                 reason = f"a worker could not load it: {one_line(error)}"
                 self.refused = {**self.refused, arm: Refused(target.version, reason)}  # others may be reading it

@@ -56,6 +56,7 @@ class Endpoint:
         self._heard = heard
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
+        self._num_under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,7 +66,13 @@ class Endpoint:
             if scope["method"] != "POST":
                 raise refused(405, "must be POST", scope["method"], allow="POST")
             self._key.check(scope["headers"])
-            arm, content = await self._answer(await self._body(receive))
+            self._num_under_way += 1
+            try:
+                if self._num_under_way > self._limits.max_requests:
+                    raise refused(503, "too many requests are under way; try again", retry_after="1")
+                arm, content = await self._answer(await self._body(receive))
+            finally:
+                self._num_under_way -= 1
             status = 200
         except Refusal as refusal:
             status, content = refusal.status, refusal.body()

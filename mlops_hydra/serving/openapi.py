@@ -10,11 +10,11 @@ from typing import Final
 from pydantic import BaseModel
 
 from mlops_hydra.config.serving import LimitsConfig
-from mlops_hydra.serving.answers import BatchPredictionResponse, Faults, PredictionResponse
 from mlops_hydra.serving.body import MAX_USER_ID_LENGTH
 from mlops_hydra.serving.described_rows import Json, column_table, described_row, example_row
 from mlops_hydra.serving.model import ServedModel
 from mlops_hydra.serving.reports import Health, Readiness, Served
+from mlops_hydra.serving.schemas import BatchPredictionResponse, Faults, PredictionResponse
 
 _REF: Final = "#/components/schemas/{model}"
 _REFUSALS: Final[Mapping[int, str]] = {

@@ -5,9 +5,13 @@ calls and two packets. Joined, a worker answers a fifth more requests a second. 
 """
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 2**16
+_UPGRADE: Final = re.compile(rb"^upgrade:", re.IGNORECASE | re.MULTILINE)
 
 
 class OneWrite:
@@ -42,8 +46,35 @@ class OneWrite:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. The head of a request has a time and a size, which uvicorn sets no bounds to.
+
+    `Upgrade: h2c`, which Java sends with its first request, is taken for what it is, an offer: httptools would drop the
+    body.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Both ends are there."""
         super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]
+        self._head_bytes = 0
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        """Part of a request, or several."""
+        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None  # it runs until a head is whole
+        if timer is None:  # a body
+            super().data_received(data)
+            return
+        super().data_received(_without_upgrade(data) if b"pgrade:" in data else data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            timer.cancel()
+            self._head_bytes = 0
+            return
+        self.timeout_keep_alive_task = timer
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"x-upgrade:", head) + end + rest

@@ -46,7 +46,7 @@ class Readiness(_Report):
 
     ready: bool = Field(description="control has a model, and it predicts its golden rows as it should")
     problems: dict[str, str] = Field(description="by arm, what is wrong with what it serves")
-    variants: dict[str, Version] = Field(description="by arm, what it serves")
+    variants: dict[str, Version | None] = Field(description="by arm, what it serves; null: its users are control's")
     refused: dict[str, RefusedVersion] = Field(description="by arm, the version that it should serve and does not")
     registry: RegistryState | None = Field(description="null where no registry is followed")
     kill_switch: bool = Field(description="all users are sent to control")
@@ -92,4 +92,4 @@ class Served(_Report):
     name: str = Field(description="of the registered model")
     experiment: str = Field(description="of the A/B test")
     kill_switch: bool = Field(description="all users are sent to control")
-    variants: dict[str, ServedArm] = Field(description="by arm; without those that have no model")
+    variants: dict[str, ServedArm | None] = Field(description="by arm; null where it has no model")

@@ -75,7 +75,6 @@ def _settings(config: ServeConfig, service: Service) -> uvicorn.Config:
         proxy_headers=False,
         log_level="warning",
         server_header=False,
-        limit_concurrency=config.limits.max_connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(config.shutdown_seconds)),
     )

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import random
 import re
 import time
 from collections import Counter
@@ -14,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from mlops_hydra.serving.answers import BatchPredictionResponse, Faults, PredictionResponse
 from mlops_hydra.serving.app import Service
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.refusal import MAX_FAULTS
 from mlops_hydra.serving.request_log.conversion import Converter
+from mlops_hydra.serving.schemas import BatchPredictionResponse, Faults, PredictionResponse
 from tests.serving import handmade
 from tests.serving.bodies import LARGE, Bodies
 from tests.serving.conftest import CREDIT_ROW
@@ -137,16 +138,14 @@ def lines_that_the_log_cannot_read(predict: Directly) -> None:
 
 @pytest.mark.parametrize("kind", VALID)
 def test_bodies_of_megabytes_take_no_longer_than_others_notice(ask: Any, kind: str) -> None:
-    import random
-
     predict = ask(kind)
     rng = random.Random(1)
     for make in LARGE:
         body = make(rng, VALID[kind])
-        start = time.perf_counter()
+        start = time.thread_time()
         told = judge(*predict(body))
         assert told is not None
-        assert time.perf_counter() - start < 2, body[:60]
+        assert time.thread_time() - start < 2, body[:60]  # alone it is 0.2; others may work on this machine
 
 
 ODD: dict[str, tuple[str, ...]] = {
@@ -231,6 +230,22 @@ def test_users_are_text_or_whole_numbers_of_any_spelling(ask: Any) -> None:
         told = judge(*predict(f'{{"user_id":{token},"rows":[{json.dumps(CREDIT_ROW)}]}}'.encode()))
         assert told is not None, token
         assert told.detail[0].column in ("user_id", None)
+
+
+def test_columns_may_have_any_name(bundles: dict[str, Path], make_bundle: Any, ask: Any) -> None:
+    name = 'the "city"\\ of\nbirth | \U0001f600'
+    bundles["odd names"] = make_bundle(rename={"city": name})
+    predict = ask("odd names")
+    row = {name if column == "city" else column: value for column, value in CREDIT_ROW.items()}
+    for ensure_ascii in (True, False):
+        assert judge(*predict(json.dumps({"rows": [row]}, ensure_ascii=ensure_ascii).encode())) is None
+    for wrong, rule in ((row | {name: []}, "must be text"), ({**row, name: 0} | {"age": ""}, "must be a number")):
+        _, _, answer = predict(json.dumps({"rows": [row, wrong]}).encode())
+        (fault,) = json.loads(answer)["detail"]
+        assert fault["row"] == 1 and fault["rule"].startswith(rule)
+    del row[name]
+    (fault,) = json.loads(predict(json.dumps({"rows": [row]}).encode())[2])["detail"]
+    assert fault["column"] == name and fault["rule"].startswith("is missing")
 
 
 # Over sockets, by a real worker

@@ -166,3 +166,22 @@ def test_clients_that_leave_before_their_answer_are_not_waited_for(served: Servi
 def test_other_paths_are_nowhere(served: Service, path: str) -> None:
     answer = talk(served, asked("POST" if path != "*" else "OPTIONS", path))
     assert answer.status == 404 and answer.headers["content-type"] == "application/json"
+
+
+def test_an_offer_of_another_protocol_is_not_taken_up(served: Service) -> None:
+    """Java sends it with its first request; httptools would drop the body."""
+    headers = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
+    content = asked("POST", "/predict", BODY, *headers).replace(b"Connection: close\r\n", b"")
+    with connected(served) as connection:
+        connection.sendall(content)
+        assert read(connection.recv(2**16)).status == 200
+
+
+@pytest.mark.parametrize("part", [b"a" * 1_000_000, b"X: a\r\n" * 200_000])
+def test_a_head_that_does_not_end_is_cut_off(served: Service, part: bytes) -> None:
+    with connected(served) as connection:
+        try:
+            connection.sendall(b"GET /health HTTP/1.1\r\nX: " + part)
+            assert until_closed(connection).status == 400
+        except ConnectionError:  # closed while this still wrote
+            pass

@@ -23,7 +23,7 @@ from tests.serving.hosting import hosted, prepared
 schemathesis = pytest.importorskip("schemathesis")
 
 KINDS = ("classes", "a value", "arrays")
-FEW, MANY = 20, 2_000
+FEW, MANY = 20, 500
 EXPECTED_REFUSALS = (
     "has values so large that the model's answer is not finite",
     "has values that the model cannot take",
@@ -181,13 +181,14 @@ def test_with_a_key_the_document_says_what_needs_it(serve: Callable[..., Served]
 
 def exercise(served: Served, mode: Any, max_examples: int) -> None:
     """Ask every route what its description allows, or forbids, and judge each answer by the description."""
-    from schemathesis import checks
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
 
     judged = [
-        checks.not_a_server_error,
-        checks.CHECKS.get_one("status_code_conformance"),
-        checks.CHECKS.get_one("content_type_conformance"),
-        checks.CHECKS.get_one("response_schema_conformance"),
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
     ]
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     for operation in schema.get_all_operations():

@@ -143,7 +143,9 @@ def parts_dir(folder: Path, hour: str) -> Path:
 
 def part_files(folder: Path, hour: str) -> list[Path]:
     """The parts that are there, merged ones too."""
-    return sorted(path for path in parts_dir(folder, hour).glob("*.parquet") if not path.name.startswith("."))
+    with suppress(FileNotFoundError):  # a folder that is removed while it is read
+        return sorted(path for path in parts_dir(folder, hour).glob("*.parquet") if not path.name.startswith("."))
+    return []
 
 
 def merged_parts(schema: pa.Schema) -> set[str]:

@@ -445,7 +445,7 @@ CONFIG = """{
   "testers": {}, "kill_switch": false, "host": "127.0.0.1", "port": 0, "allow_public": false, "api_key": null,
   "docs": true, "workers": 1, "num_threads": 1, "shutdown_seconds": 1,
   "tracking": {"uri": "sqlite:///none.db", "timeout_seconds": 1},
-  "limits": {"max_body_bytes": 1, "max_rows": 1, "max_queued_rows": 1, "max_batch_rows": 1, "max_connections": 1,
+  "limits": {"max_body_bytes": 1, "max_rows": 1, "max_queued_rows": 1, "max_batch_rows": 1, "max_requests": 1,
              "timeout_seconds": 1},
   "follow": {"poll_seconds": 1, "allow_schema_change": false},
   "log": {"sample": 1, "leave_out": [], "hash": [], "flush_seconds": 1, "roll_seconds": 60, "max_pending_bytes": 1,
