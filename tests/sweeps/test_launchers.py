@@ -74,6 +74,7 @@ def results_of_sweep(folder: Path) -> Any:
     return OmegaConf.load(folder / "outputs" / "multirun" / "optimization_results.yaml")
 
 
+@pytest.mark.slow
 def test_joblib_runs_exactly_the_trials_and_lets_go(workplace: Path) -> None:
     """Two processes import torch: about 15 s; joblib's workers once kept the command from ending for 300 s."""
     began = time.monotonic()

@@ -397,6 +397,7 @@ def test_the_trial_of_a_killed_worker_is_finished_by_another_and_the_study_is_as
     assert results_in(folder) == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_study_within_seconds_leaves_nobody_behind_and_the_same_command_finishes_it(
     tmp_path: Path, empty_store: Path, whole: list[Any]
 ) -> None:
