@@ -153,10 +153,14 @@ def save_for_mlflow(place: Path) -> None:
     """A network of the same size in MLflow's own format for torch, which takes plain lists: quicker than our table."""
     import mlflow.pytorch
     import torch
+    from mlflow.models import infer_signature
 
     layers = [torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128), torch.nn.ReLU()]
     net = torch.nn.Sequential(*layers, torch.nn.Linear(128, 10), torch.nn.Softmax(-1)).eval()
-    mlflow.pytorch.save_model(net, place / "mlflow_model", pip_requirements=[], serialization_format="pickle")
+    row = torch.zeros(1, 64)
+    about = infer_signature(row.numpy(), net(row).detach().numpy())
+    path = place / "mlflow_model"
+    mlflow.pytorch.save_model(net, path, signature=about, pip_requirements=[], serialization_format="pickle")
 
 
 def write_bodies(place: Path, rows: list[list[float]], names: Sequence[str]) -> None:
