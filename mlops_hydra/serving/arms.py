@@ -1,6 +1,6 @@
 """Which model answers whom, at this moment: an unchangeable answer that is replaced as a whole.
 
-A request takes `Arms` once and keeps to it, so that no answer mixes two models. `Follower` in `follower.py` decides
+A request takes `Arms` once and keeps to it, so that no answer mixes two models. `processes/follower.py` decides
 what is served; `Watch` here obeys: it loads what is new beside the old, checks and warms it, and only then swaps.
 """
 

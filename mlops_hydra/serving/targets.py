@@ -1,10 +1,11 @@
 """What the workers shall serve: one small file, written by the follower (or once at the start), read by each worker."""
 
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from mlops_hydra.atomic import write_json_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,9 @@ class Targets:
 
 
 def write_targets(path: Path, targets: Targets) -> None:
-    """Whoever reads sees the old ones or the new ones, whole."""
+    """Whoever reads sees the old ones or the new ones, whole. Raises TrackingError, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        scratch.write_text(json.dumps(asdict(targets), indent=1))
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_json_atomic(path, asdict(targets))
 
 
 def read_targets(path: Path) -> Targets | None:

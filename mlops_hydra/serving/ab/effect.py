@@ -4,7 +4,7 @@ The interval is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinh
 central limit theory", 2024): with the given confidence it holds the true effect at all looks together. `planned` says
 at how many units it is narrowest. The shares are tested by the Bayes factor of a Dirichlet mixture (Lindon and Malek,
 2022), whose reciprocal is a p-value that stays valid, too. Pure: no files, no clocks. Not here: who saw what
-(`exposures.py`), and words (`ab_wording.py`).
+(`exposures.py`), and words (`wording.py`).
 """
 
 import math

@@ -3,7 +3,7 @@
 A unit is what was assigned: a user, or a request of nobody in particular. Ids become 64-bit hashes, so 10 million
 units take 170 MB. What another than the router's line decided (testers, the kill switch) is left out and counted, and
 so are hours in which an arm had no model: its users were answered by control then, and would be missing from the arm.
-Not here: reading files (`request_log.py`), and outcomes.
+Not here: reading files (`request_log/reader.py`), and outcomes.
 """
 
 from __future__ import annotations

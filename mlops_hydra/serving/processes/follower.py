@@ -217,7 +217,7 @@ class Follower:
         """Say what is to be served, and only then remove what nobody needs any more."""
         try:
             write_targets(self._folder.targets, self._targets)
-        except OSError as error:
+        except (OSError, TrackingError) as error:
             self._say("targets", f"cannot be written: {error}", logging.WARNING)
             return
         used = {target.folder for target in self._targets.arms.values()} | set(self._previous.values())

@@ -4,7 +4,7 @@
     2026-11-25T12.parts/NAME.parquet what a segment of the journal holds of an hour
 
 A part that its hour's file names counts as gone: the recorder died before it could remove it. Who writes is
-`recorder.py`, who reads `request_log.py`.
+`recorder.py`, who reads `reader.py`.
 """
 
 import json
