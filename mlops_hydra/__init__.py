@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mlops_hydra.evaluation.gates import QualityGate as QualityGate
     from mlops_hydra.evaluation.gates import check_gates as check_gates
     from mlops_hydra.experiment import run as run
+    from mlops_hydra.monitoring.detection import detect_drift as detect_drift
+    from mlops_hydra.monitoring.result import DriftReport as DriftReport
+    from mlops_hydra.monitoring.result import DriftResult as DriftResult
     from mlops_hydra.packaging.bundle import Bundle as Bundle
     from mlops_hydra.packaging.bundle import load_bundle as load_bundle
     from mlops_hydra.packaging.result import Result as Result
@@ -33,6 +36,8 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "Bundle": "packaging.bundle",
+    "DriftReport": "monitoring.result",
+    "DriftResult": "monitoring.result",
     "EarlyStopping": "training.stopping",
     "ExperimentConfig": "config.schema",
     "Observer": "training.observers",
@@ -45,6 +50,7 @@ _HOMES: Final = {
     "Training": "training.observers",
     "check_gates": "evaluation.gates",
     "compose": "config.compose",
+    "detect_drift": "monitoring.detection",
     "get_model_variant": "serving.router",
     "load_bundle": "packaging.bundle",
     "report": "sweeps.ear",

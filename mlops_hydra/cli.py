@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     """Carry out one command.
 
     Returns:
-        0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 6 not
-        reproduced; 7 another process holds it; 130 Ctrl-C; 143 SIGTERM. A service that is told to stop: 0.
+        0 done; 1 a failure of ours; 2 the request is wrong; 3 a gate failed; 4 a gate could not decide; 5 drift;
+        6 not reproduced; 7 another process holds it; 130 Ctrl-C; 143 SIGTERM. A service that is told to stop: 0.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # the directory it is called from is importable
@@ -177,7 +177,7 @@ def _past(name: str) -> Callable[[Sequence[str]], int]:
     return carry_out
 
 
-_MODELS: Final = ("predict", "promote", "rollback")
+_MODELS: Final = ("predict", "promote", "rollback", "drift")
 _LIVE: Final = ("serve", "ab")
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check,

@@ -13,8 +13,8 @@
     ├── ServingError           1   a service cannot go on
     └── BusyError              7   another living process holds the run
 
-Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`), a result that
-`verify` did not reproduce 6.
+Verdicts are results, not errors: a failed gate is exit code 3, an undecided one 4 (`EXIT_CODES`), drift 5, a result
+that `verify` did not reproduce 6.
 """
 
 import difflib

@@ -20,7 +20,7 @@ from mlops_hydra.evaluation.evaluate import Predicted
 from mlops_hydra.evaluation.latency import measure_latency
 from mlops_hydra.evaluation.plots import write_plots
 from mlops_hydra.packaging import files
-from mlops_hydra.packaging.bundle import FOLDER as BUNDLE
+from mlops_hydra.packaging.about import FOLDER as BUNDLE
 from mlops_hydra.packaging.bundle import MODEL as GRAPH
 from mlops_hydra.packaging.bundle import load_bundle
 from mlops_hydra.packaging.bundle_writer import seal_bundle, write_graph
@@ -28,6 +28,7 @@ from mlops_hydra.packaging.exporting import Exported
 from mlops_hydra.packaging.graph import open_graph
 from mlops_hydra.packaging.predictions import one_row, row_numbers
 from mlops_hydra.packaging.predictor import PredictionGraph
+from mlops_hydra.packaging.profile_file import make_profile
 from mlops_hydra.packaging.pyfunc import describe as described
 from mlops_hydra.packaging.result import UNASKED, Result
 from mlops_hydra.tracking.folders import GRAPHS, MODEL, RESULT, publish_result
@@ -116,7 +117,9 @@ def package(config: ExperimentConfig, splits: Splits, predicted: Mapping[str, Pr
     write_predictions(result.folder, splits, predicted)
     files.write_verdicts(result.folder, result.gates)
     if not result.unpackaged:
-        seal_bundle(result.folder / MODEL / BUNDLE, result, name=config.name, classes=splits.classes)
+        profile = make_profile(splits, predicted, bins=config.profile_bins)
+        folder = result.folder / MODEL / BUNDLE
+        seal_bundle(folder, result, name=config.name, classes=splits.classes, profile=profile)
         write_mlmodel(result.folder / MODEL, described(load_bundle(result.folder / MODEL)))
 
 

@@ -5,10 +5,10 @@ target to measure against. Rows that cannot be read are named and kept, without 
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,11 @@ from rich.console import Console
 
 from mlops_hydra.config.commands import PredictConfig
 from mlops_hydra.data.chunk_writer import writing
-from mlops_hydra.data.chunks import Chunk, are_spelled, as_read, read_chunks
+from mlops_hydra.data.chunks import Chunk
 from mlops_hydra.data.tables import Csv
-from mlops_hydra.data.values import is_missing, read_numbers, read_values, to_text
 from mlops_hydra.errors import DataError, Fault, UsageError, nearest
 from mlops_hydra.evaluation.metrics import score
+from mlops_hydra.model_rows import Labels, ModelColumns, are_empty, file_chunks, predict_rows
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
 from mlops_hydra.tracking.find import Place, find_run
 from mlops_hydra.tracking.folders import MODEL
@@ -94,11 +94,11 @@ def predict_file(bundle: Bundle, asked: PredictConfig) -> Predictions:
         missing = "data.path" if asked.data.path is None else "out"
         raise UsageError(Fault(missing, "is needed: predict RUN data.path=in.csv out=out.csv"))
     csv = Csv(asked.data.path, asked.data.separator, asked.data.encoding, asked.data.decimal)
-    columns, measured, found = _Columns(bundle), _Measured(bundle, asked.data.target), Predictions()
+    columns, measured, found = ModelColumns(bundle), _Measured(bundle, asked.data.target), Predictions()
     with writing(_checked_out(asked.out, asked.data.path), csv, columns.numeric) as write:
-        for chunk in _chunks(asked.data.path, asked.chunk_rows, csv):
+        for chunk in file_chunks(asked.data.path, asked.chunk_rows, csv, names=_NAMES):
             _check_columns(chunk, bundle, asked)
-            outputs, problems = _predicted(bundle, columns.of(chunk), len(chunk))
+            outputs, problems = predict_rows(bundle, columns.of(chunk), len(chunk))
             write(chunk, _added(bundle, outputs, problems))
             measured.add(chunk, outputs, first=found.num_rows)
             some = list(problems.items())[: _SHOWN_ROWS - len(found.problems)]
@@ -119,14 +119,6 @@ def _checked_out(out: str, path: str) -> Path:
     if file.resolve() == Path(path).expanduser().resolve():
         raise UsageError(Fault("out", "is the file that is read; name another", out))
     return file
-
-
-def _chunks(path: str, num_rows: int, csv: Csv) -> Iterator[Chunk]:
-    try:
-        yield from read_chunks(path, num_rows, csv)
-    except DataError as error:  # the settings have shorter names here
-        faults = [replace(f, path=f.path.replace(*_NAMES), rule=f.rule.replace(*_NAMES)) for f in error.faults]
-        raise DataError(faults) from error
 
 
 def _check_columns(chunk: Chunk, bundle: Bundle, asked: PredictConfig) -> None:
@@ -150,65 +142,11 @@ def _probability_names(bundle: Bundle) -> list[str]:
     return [f"p_{label}" for label in bundle.classes]
 
 
-class _Columns:
-    """The columns that a model reads, as its training read them."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        assert bundle.schema is not None, "checked before"
-        self._features, raw = bundle.schema.features, bundle.golden.rows
-        self._are_spelled = {f.name: are_spelled(f.categories, raw[f.name]) for f in self._features}
-        self.numeric = [feature.name for feature in self._features if feature.kind == "numeric"]
-
-    def of(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
-        """By name, each [n]."""
-        return {f.name: chunk.column(f.name, f.kind, is_spelled=self._are_spelled[f.name]) for f in self._features}
-
-
-def _predicted(
-    bundle: Bundle, columns: Mapping[str, NDArray[Any]], num_rows: int
-) -> tuple[NDArray[np.float64], dict[int, str]]:
-    """Outputs, NaN for bad rows, and what is wrong with those by their number in the chunk."""
-    try:
-        outputs, problems = bundle.outputs(columns), {}
-    except DataError:
-        problems = _bad_rows(bundle, columns)
-        good = np.array([row not in problems for row in range(num_rows)], dtype=bool)
-        outputs = np.full((num_rows, len(bundle.classes)) if bundle.classes else (num_rows,), np.nan)
-        if good.any():
-            outputs[good] = bundle.outputs({name: values[good] for name, values in columns.items()})
-    for row in np.flatnonzero(_are_empty(outputs)).tolist():
-        problems.setdefault(row, "the model gives no number for it")
-    return outputs, dict(sorted(problems.items()))
-
-
-def _are_empty(outputs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    empty = np.isnan(outputs)
-    return np.asarray(empty.any(axis=1) if outputs.ndim == 2 else empty, dtype=np.bool_)
-
-
-def _bad_rows(bundle: Bundle, columns: Mapping[str, NDArray[Any]]) -> dict[int, str]:
-    """Column by column, and value by value where a column cannot be read at once."""
-    assert bundle.schema is not None, "checked before"
-    problems: dict[int, list[str]] = {}
-    for feature in bundle.schema.features:
-        values = columns[feature.name]
-        try:
-            read_values(values, feature.kind, feature.name)
-        except DataError:
-            for row in range(len(values)):
-                try:
-                    read_values(values[row : row + 1], feature.kind, feature.name)
-                except DataError as error:
-                    fault = error.faults[0]
-                    problems.setdefault(row, []).append(f"column {feature.name!r} {fault.rule}, got {fault.value!r}")
-    return {row: "; ".join(texts) for row, texts in problems.items()}
-
-
 def _added(bundle: Bundle, outputs: NDArray[np.float64], problems: Mapping[int, str]) -> dict[str, "pa.Array"]:
     """The new columns by name, of the same types for every chunk."""
     import pyarrow as pa
 
-    bad = _are_empty(outputs)
+    bad = are_empty(outputs)
     if bundle.classes:
         labels = bundle.labels(np.nan_to_num(outputs)).tolist()
         kinds = {type(label) for label in bundle.classes}
@@ -227,8 +165,7 @@ class _Measured:
     """Targets and outputs of the rows that have both, of all chunks: the metrics are of the whole file."""
 
     def __init__(self, bundle: Bundle, target: str | None) -> None:
-        assert bundle.schema is not None, "checked before"
-        self._bundle, self._target = bundle, target or bundle.schema.target
+        self._task, self._labels = bundle.task, Labels(bundle, target)
         self._targets: list[NDArray[Any]] = []
         self._outputs: list[NDArray[np.float64]] = []
 
@@ -238,44 +175,22 @@ class _Measured:
 
     def add(self, chunk: Chunk, outputs: NDArray[np.float64], *, first: int) -> None:
         """Raises DataError for a target that is no number, or no class that the model knows."""
-        if self._target is None or self._target not in chunk.names:
+        labels = self._labels.read(chunk)
+        if labels is None:
             return
-        kind = "categorical" if self._bundle.classes else "numeric"
-        values = chunk.column(self._target, cast("Any", kind), is_spelled=True)
-        rows = np.array([not is_missing(value) for value in values], dtype=bool) & ~_are_empty(outputs)
-        read = self._codes if self._bundle.classes else self._numbers
-        self._targets.append(read(values[rows], first + np.flatnonzero(rows)))
+        predicted = ~are_empty(outputs)
+        if strange := np.flatnonzero(labels.strange & predicted).tolist():
+            row, value = strange[0], labels.raw[strange[0]]
+            where = f"column {self._labels.name!r}, row {first + row}"
+            raise DataError(Fault(where, f"{labels.rule}; or leave the column out", value))
+        rows = labels.known & predicted
+        self._targets.append(labels.values[rows])
         self._outputs.append(outputs[rows])
-
-    def _numbers(self, values: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-        try:
-            return read_numbers(values, str(self._target))
-        except DataError:
-            for value, number in zip(values, numbers, strict=True):
-                try:
-                    read_numbers([value], "")
-                except DataError as error:
-                    raise self._wrong(int(number), error.faults[0].rule, value) from None
-            raise
-
-    def _wrong(self, number: int, rule: str, value: Any) -> DataError:
-        return DataError(Fault(f"column {self._target!r}, row {number}", f"{rule}; or leave the column out", value))
-
-    def _codes(self, values: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Classes by their names; those that are numbers may be written otherwise, `1.0` for 1."""
-        places = {str(label): place for place, label in enumerate(self._bundle.classes)}
-        texts = [str(to_text(value)) for value in values]
-        codes = [places.get(text, places.get(str(to_text(as_read(text))), -1)) for text in texts]
-        if -1 in codes:
-            strange = codes.index(-1)
-            rule = f"must be a class that the model knows ({', '.join(places)})"
-            raise self._wrong(int(numbers[strange]), rule, texts[strange])
-        return np.array(codes, dtype=np.int64)
 
     def metrics(self) -> dict[str, float]:
         if not self.num_rows:
             return {}
-        return score(self._bundle.task, np.concatenate(self._targets), np.concatenate(self._outputs))
+        return score(self._task, np.concatenate(self._targets), np.concatenate(self._outputs))
 
 
 def print_predictions(found: Predictions, bundle: Bundle, out: str, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The commands about models that are in use, or shall be: `predict`, `promote`, `rollback`.
+"""The commands about models that are in use, or shall be: `predict`, `promote`, `rollback`, `drift`.
 
 Each gets the words and overrides that were typed after its name, and gives the exit code.
 """
@@ -52,4 +52,17 @@ def rollback(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> in
     return 0
 
 
-COMMANDS: Final[dict[str, Command]] = {"predict": predict, "promote": promote, "rollback": rollback}
+def drift(words: Sequence[str], overrides: Sequence[str], roots: Roots) -> int:
+    """Compare data with what a model was trained on; 5 if something drifted, 4 if there is too little to tell."""
+    expect(words, 1, "drift RUN|MODEL current=new.csv")
+    from mlops_hydra.config.drift import DriftConfig
+
+    asked = compose_command(DriftConfig, overrides, roots)
+    from mlops_hydra.drift import check_drift
+    from mlops_hydra.prediction import find_bundle
+
+    place = place_of(asked)
+    return check_drift(find_bundle(words[0], place), asked, place, Terminal()).exit_code
+
+
+COMMANDS: Final[dict[str, Command]] = {"predict": predict, "promote": promote, "rollback": rollback, "drift": drift}

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlops_hydra"
 LAYERS = (
     "errors", "atomic", "config", "data", "models", "training", "evaluation", "monitoring", "tracking", "packaging",
     "fitting", "leaving", "judgement", "promotion", "reuse", "experiment", "verification", "sweeps", "serving",
-    "testing", "prediction", "summary", "past", "releases", "live", "preview", "cli", "__main__",
+    "testing", "model_rows", "prediction", "drift", "summary", "past", "releases", "live", "preview", "cli", "__main__",
 )  # fmt: skip
 HOMES = {
     "hydra": {"config", "sweeps", "cli"},

@@ -218,6 +218,7 @@ class ExperimentConfig(Composed):
     gates: dict[str, GateConfig] = neutral("name: what the result must reach")
     judging: JudgingConfig = neutral("how sure a verdict has to be")
     packaging: Literal["bundle", "none"] = neutral("what leaves the run: a bundle that predicts, or nothing")
+    profile_bins: int = neutral("cells of each numeric column in the profile that drift is told by", ge=2, le=10_000)
     register: Literal["never", "passed", "promote"] = neutral("whether a passed run becomes a version, or the champion")
     sweeps: SweepsConfig | None = neutral("how a study searches; null: one run")
     reuse: Literal["auto", "config", "never"] = neutral("when a finished run stands for this one")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,17 @@ from numpy.typing import NDArray
 from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import FIRST_CATEGORY, ClassLabel, FeatureSchema, encode
 from mlops_hydra.errors import BundleError, DataError, Fault, UsageError, nearest
+from mlops_hydra.packaging.about import BUNDLE, PROFILE, About, bundle_folder, read_object
 from mlops_hydra.packaging.golden import ARRAYS, GOLDEN, Golden, read_golden
 from mlops_hydra.packaging.graph import DTYPES, Graph, Input, one_line, open_graph
 from mlops_hydra.packaging.schema_file import read_schema
-from mlops_hydra.packaging.seal import Sealed, open_sealed, read_json_text
+from mlops_hydra.packaging.seal import Sealed, open_sealed
 from mlops_hydra.packaging.tensors import LENGTH_BYTES, MAX_HEADER_BYTES, header_length, read_header
 
-FOLDER: Final = "bundle"
-BUNDLE, GRAPH, MODEL, SCHEMA = "bundle.json", "graph.json", "model.onnx", "schema.json"
+GRAPH, MODEL, SCHEMA = "graph.json", "model.onnx", "schema.json"
 WEIGHTS, METRICS, VERDICTS = "weights.safetensors", "metrics.json", "verdicts.json"
-LINEAGE, PROFILE = "lineage.json", "profile.json"
+LINEAGE: Final = "lineage.json"
 REQUIRED: Final = (BUNDLE, GRAPH, MODEL, WEIGHTS, METRICS, VERDICTS, LINEAGE, PROFILE)
-FORMAT: Final = 1
 _MAX_JSON_BYTES: Final = 16 * 2**20
 _MAX_MODEL_BYTES: Final = 2**31  # what protobuf can hold
 
@@ -104,9 +103,7 @@ def load_bundle(path: str | Path, *, num_threads: int = 1) -> Bundle:
     Raises:
         BundleError: it is none, it was changed, or it does not predict what it did when it was packaged.
     """
-    folder = Path(path)
-    if (folder / FOLDER).is_dir() and not (folder / BUNDLE).exists():
-        folder /= FOLDER
+    folder = bundle_folder(path)
     sealed = open_sealed(folder)
     try:
         return _load(sealed, num_threads)
@@ -119,10 +116,10 @@ def _load(sealed: Sealed, num_threads: int) -> Bundle:
     for name in REQUIRED:
         if name not in sealed.entries:
             raise BundleError(f"{name} is missing")
-    about = _About.of(_read_object(sealed, BUNDLE))
+    about = About.of(sealed)
     _check_weights(sealed)
-    contents = {name: _read_object(sealed, name) for name in (METRICS, VERDICTS, LINEAGE, PROFILE)}
-    inputs = _read_inputs(_read_object(sealed, GRAPH))
+    contents = {name: read_object(sealed, name) for name in (METRICS, VERDICTS, LINEAGE, PROFILE)}
+    inputs = _read_inputs(read_object(sealed, GRAPH))
     schema = None
     if SCHEMA in sealed.entries:
         schema = read_schema(sealed.read(SCHEMA, max_bytes=_MAX_JSON_BYTES), about.task, about.classes)
@@ -163,42 +160,6 @@ def _try(bundle: Bundle) -> None:
         last = [[FIRST_CATEGORY - 1 + len(f.categories) for f in bundle.schema.categorical_features]]
         numeric = np.full((1, len(bundle.schema.numeric_names)), np.nan)
         bundle.graph.run({"numeric": numeric, "codes": np.array(last, dtype=np.int64)}, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _About:
-    name: str
-    fingerprint: str
-    lineage: str
-    run_id: str | None
-    task: Task
-    classes: tuple[ClassLabel, ...]
-    verdict: str
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "_About":
-        if data.get("format") != FORMAT:
-            raise BundleError(f"{BUNDLE}: is of format {data.get('format')!r}; this version reads {FORMAT}")
-        texts = {key: data.get(key) for key in ("name", "fingerprint", "lineage", "verdict")}
-        run_id, task, classes = data.get("run_id"), data.get("task"), data.get("classes")
-        if not all(isinstance(text, str) for text in texts.values()) or not isinstance(run_id, str | None):
-            raise BundleError(f"{BUNDLE}: cannot be read")
-        labels = tuple(classes) if isinstance(classes, list) else (None,)
-        known = all(isinstance(label, str | int) for label in labels) and len(set(map(str, labels))) == len(labels)
-        counts = {"regression": len(labels) == 0, "binary": len(labels) == 2, "multiclass": len(labels) >= 2}
-        if not isinstance(task, str) or task not in get_args(Task) or not known or not counts[task]:
-            raise BundleError(f"{BUNDLE}: task and classes do not fit")
-        return cls(**cast("Any", texts), run_id=run_id, task=cast("Task", task), classes=cast("Any", labels))
-
-
-def _read_object(sealed: Sealed, name: str) -> dict[str, Any]:
-    try:
-        data = read_json_text(sealed.read(name, max_bytes=_MAX_JSON_BYTES))
-    except ValueError as error:
-        raise BundleError(f"{name}: is no JSON") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{name}: is no JSON object")
-    return data
 
 
 def _checked_metrics(data: Mapping[str, Any]) -> dict[str, float | None]:

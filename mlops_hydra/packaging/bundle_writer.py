@@ -24,10 +24,13 @@ from mlops_hydra.data.frames import as_columns
 from mlops_hydra.data.splits import Splits, Table
 from mlops_hydra.data.values import is_missing
 from mlops_hydra.errors import ExportError
+from mlops_hydra.monitoring.profile import Profile
 from mlops_hydra.packaging import bundle, files
+from mlops_hydra.packaging.about import BUNDLE, FORMAT
 from mlops_hydra.packaging.exporting import Exported, Inputs, export_graph, name_inputs
 from mlops_hydra.packaging.golden import ARRAYS, GOLDEN, Golden
 from mlops_hydra.packaging.predictor import PredictionGraph
+from mlops_hydra.packaging.profile_file import EMPTY, write_profile
 from mlops_hydra.packaging.result import Result
 from mlops_hydra.packaging.seal import MANIFEST, seal
 from mlops_hydra.training.batches import Batches, LoaderBatches
@@ -70,19 +73,22 @@ def write_graph(
         return exported
 
 
-def seal_bundle(folder: Path, result: Result, *, name: str, classes: Sequence[ClassLabel]) -> None:
+def seal_bundle(
+    folder: Path, result: Result, *, name: str, classes: Sequence[ClassLabel], profile: Profile = EMPTY
+) -> None:
     """Add what is known of the run, and the manifest last. Sealing again after another judgement replaces both.
 
     Args:
         folder: what `write_graph` filled.
         name: of the model.
         classes: labels in the order of the model's outputs; empty for a regression.
+        profile: what training showed.
 
     Raises:
         TrackingError: the disk does not take it.
     """
     about = {
-        "format": bundle.FORMAT,
+        "format": FORMAT,
         "name": name,
         "fingerprint": result.fingerprint,
         "lineage": result.lineage.digest,
@@ -93,11 +99,11 @@ def seal_bundle(folder: Path, result: Result, *, name: str, classes: Sequence[Cl
         "versions": _versions(),
     }
     with written_to(folder):
-        _write_json(folder / bundle.BUNDLE, about)
+        _write_json(folder / BUNDLE, about)
         _write_json(folder / bundle.METRICS, result.metrics)
         files.write_verdicts(folder, result.gates)
         _write_json(folder / bundle.LINEAGE, _lineage(result))
-        _write_json(folder / bundle.PROFILE, {})
+        write_profile(folder, profile)
         seal(folder)
 
 

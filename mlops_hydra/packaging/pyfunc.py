@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from mlops_hydra.data.encoding import Feature
-from mlops_hydra.packaging.bundle import FOLDER, Bundle, load_bundle
+from mlops_hydra.packaging.about import FOLDER
+from mlops_hydra.packaging.bundle import Bundle, load_bundle
 from mlops_hydra.tracking.mlmodel import Array, Column, Described
 
 _PACKAGES: Final = ("mlops_hydra", "numpy", "onnxruntime", "pandas")

@@ -21,6 +21,7 @@ from mlops_hydra.config.commands import (
     VerifyConfig,
 )
 from mlops_hydra.config.compose import compose, compose_command, split_swept
+from mlops_hydra.config.drift import DriftConfig
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import DataConfig, ExperimentConfig, TrainerConfig
 from mlops_hydra.config.serving import ServeConfig
@@ -32,9 +33,9 @@ OPTIONS = [path for path in FILES if path.parent != packaged_conf()]
 COMMANDS = {
     "runs": RunsConfig, "clean": CleanConfig, "sync": SyncConfig, "diff": DiffConfig, "verify": VerifyConfig,
     "predict": PredictConfig, "promote": PromoteConfig, "rollback": RollbackConfig,
-    "serve": ServeConfig, "ab": AbConfig,
+    "serve": ServeConfig, "ab": AbConfig, "drift": DriftConfig,
 }  # fmt: skip
-ROOTS = {"config", "command", *COMMANDS}
+ROOTS = {"config", "command", "monitoring", *COMMANDS}
 EXPERIMENTS = [path for path in FILES if path in OPTIONS or path.stem == "config"]
 
 

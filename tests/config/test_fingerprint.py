@@ -22,7 +22,7 @@ BASE = compose(["scheduler=one_cycle", "+metrics.mcc._target_=sklearn.metrics.ma
 NEUTRAL = (
     "name", "data.path", "data.num_workers", "trainer.device", "trainer.num_threads", "trainer.checkpoint",
     "gates", "sweeps", "reuse", "on_busy", "tracking", "output_dir", "tags", "progress", "trust",
-    "objective.others", "judging", "packaging", "register",
+    "objective.others", "judging", "packaging", "profile_bins", "register",
 )  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "objective.metric": "accuracy",
