@@ -11,10 +11,10 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlops_hydra.config.section import Kind, Task
 from mlops_hydra.data.values import FloatArray, IntArray, Values, read_values, to_text
@@ -93,11 +93,11 @@ class FeatureSchema:
         )
 
     @cached_property
-    def _plain(self) -> tuple[tuple[str, ...], list[int], NDArray[np.bool_]]:
-        """The features that are one number each: name, place among the d columns, whether it is a flag [k, 1]."""
+    def _plain(self) -> tuple[tuple[str, ...], list[int], list[int]]:
+        """The k features that are one number each: names, places among the d columns; and which of the k are flags."""
         chosen = [(i, f) for i, f in enumerate(self.numeric_features) if f.kind != "date"]
-        is_flag = np.array([[f.kind == "boolean"] for _, f in chosen], dtype=bool).reshape(-1, 1)
-        return tuple(f.name for _, f in chosen), [i for i, _ in chosen], is_flag
+        flags = [place for place, (_, f) in enumerate(chosen) if f.kind == "boolean"]
+        return tuple(f.name for _, f in chosen), [i for i, _ in chosen], flags
 
     @cached_property
     def _packed_row(self) -> struct.Struct:
@@ -166,17 +166,17 @@ def encode(columns: Mapping[str, Values], schema: FeatureSchema) -> Encoded:
 
 
 def encode_rows(rows: Sequence[Sequence[object]], schema: FeatureSchema) -> Encoded:
-    """As `encode`, of rows: each has a value for each feature, in the order of the schema, as JSON gives them.
+    """As `encode`, of rows: each has a value for each feature, in the order of the schema, as JSON gives them: finite.
 
     Raises:
         DataError: a value cannot be read as its kind.
     """
-    names, _, is_flag = schema._plain
+    names, _, flags = schema._plain
     if len(names) == len(schema.features):  # numbers and flags only: their block is all there is
         block = _packed(rows, schema._packed_row)
         if block is None:
             block = _as_block(rows)
-        if block is not None and _are_plain(block.T, is_flag):
+        if block is not None and _are_flags(block.T, flags):
             return Encoded(block, np.empty((len(rows), 0), dtype=np.int64))
     columns = dict(zip(schema.names, map(list, zip(*rows, strict=True)), strict=True))
     return encode(columns, schema)
@@ -197,12 +197,12 @@ def _count_rows(columns: Mapping[str, Values], schema: FeatureSchema) -> int:
 
 def _encode_plain(columns: Mapping[str, Values], schema: FeatureSchema, numeric: FloatArray) -> bool:
     """All numbers and flags of lists in one NumPy call: a row in 20 us. False where a value needs a closer look."""
-    names, places, is_flag = schema._plain
+    names, places, flags = schema._plain
     lists = [columns[name] for name in names]
     if not lists or not all(type(values) is list for values in lists):
         return False
     block = _as_block(lists)
-    if block is None or not _are_plain(block, is_flag):
+    if block is None or np.isinf(block).any() or not _are_flags(block, flags):
         return False
     numeric[:, places] = block.T
     return True
@@ -211,7 +211,7 @@ def _encode_plain(columns: Mapping[str, Values], schema: FeatureSchema, numeric:
 def _packed(rows: Sequence[Sequence[Any]], packed_row: struct.Struct) -> FloatArray | None:
     """Rows of numbers as one array [n, k], three times as fast as NumPy; None where a value is missing, or is none."""
     try:
-        content = b"".join([packed_row.pack(*row) for row in rows])
+        content = b"".join(starmap(packed_row.pack, rows))
     except (struct.error, TypeError, OverflowError):
         return None
     return np.frombuffer(content, dtype=np.float64).reshape(len(rows), -1)
@@ -226,11 +226,12 @@ def _as_block(lists: Sequence[Any]) -> FloatArray | None:
     return block if block.ndim == 2 else None
 
 
-def _are_plain(block: FloatArray, is_flag: NDArray[np.bool_]) -> bool:
-    """Whether all of [k, n] are finite or missing, and flags [k, 1] are 0 or 1."""
-    if np.isinf(block).any():
-        return False
-    return not (is_flag.any() and (is_flag & ~((block == 0) | (block == 1) | np.isnan(block))).any())
+def _are_flags(block: FloatArray, flags: list[int]) -> bool:
+    """Whether these of [k, n] are 0, 1 or missing."""
+    if not flags:
+        return True
+    values = block[flags]
+    return bool(((values == 0) | (values == 1) | np.isnan(values)).all())
 
 
 def _encode_numbers(values: Values, feature: Feature) -> FloatArray:

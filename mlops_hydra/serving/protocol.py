@@ -64,7 +64,7 @@ class Protocol(HttpToolsProtocol):
         if timer is None:  # a body
             super().data_received(data)
             return
-        super().data_received(_without_upgrade(data) if b"pgrade:" in data else data)
+        super().data_received(_without_upgrade(data))
         if self.cycle is not None and not self.cycle.response_complete:
             timer.cancel()
             self._head_bytes = 0
@@ -76,5 +76,6 @@ class Protocol(HttpToolsProtocol):
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"x-upgrade:", head) + end + rest
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]  # to search a body of 17 KB as well takes 8 us
+    return _UPGRADE.sub(b"x-upgrade:", head) + data[len(head) :] if b"pgrade:" in head else data

@@ -126,7 +126,9 @@ class TableReader:
         """See `RowReader`."""
         numeric, codes = arrays["numeric"], arrays["codes"]
         outside = (numeric < self._low) | (numeric > self._high)
-        unknown = codes == UNKNOWN if codes.size else codes
+        if not codes.size:
+            return outside.sum(axis=0) if outside.any() else None
+        unknown = codes == UNKNOWN
         if not outside.any() and not unknown.any():
             return None
         return np.concatenate([outside.sum(axis=0), unknown.sum(axis=0)])
