@@ -25,7 +25,7 @@ slow: $(STAMP) ## the tests that take long, Ray among them
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve,ray]'
 	$(BIN)/python -m pytest -m slow -p no:randomly --durations=10
 
-bench: $(STAMP) ## training, start-up, recording, sweeps, gates, routing and serving (needs wrk) against the peers, or against nothing, interleaved
+bench: $(STAMP) ## training, start-up, recording, sweeps, gates, routing, drift and serving (needs wrk) against the peers, or against nothing, interleaved
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/startup.py
@@ -33,6 +33,7 @@ bench: $(STAMP) ## training, start-up, recording, sweeps, gates, routing and ser
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/gates.py
 	$(BIN)/python benchmarks/routing.py
+	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/serving.py
 
 ui: $(STAMP) ## MLflow's pages on the local store, http://127.0.0.1:5000

@@ -33,6 +33,7 @@ from mlops_hydra.monitoring.window import Window
 from mlops_hydra.monitoring.wording import print_drift
 from mlops_hydra.packaging.bundle import Bundle
 from mlops_hydra.packaging.profile_file import outputs_as_columns, read_profile
+from mlops_hydra.serving.request_log.parquet_files import hours_of
 from mlops_hydra.serving.request_log.windows import read_window
 from mlops_hydra.tracking.afterwards import add_to_run
 from mlops_hydra.tracking.find import Place
@@ -104,11 +105,16 @@ def compare(bundle: Bundle, asked: DriftConfig) -> DriftReport:
     profile = read_profile(bundle.folder)
     what = f"the profile of {bundle.name} {bundle.fingerprint}"
     if asked.reference is not None:
+        if asked.target is not None:
+            rule = "is of no use with `reference`: only features are compared with a table"
+            raise UsageError(Fault("target", rule, asked.target))
         profile, what = _profile_of_table(bundle, asked), asked.reference
     counted = _count(bundle, profile, asked)
     rules, reference = asked.monitoring.without(counted.unknown), Reference(profile)
     report = judge(reference, counted.window, rules)
     notes = [*counted.notes, *report.notes]
+    if asked.reference is not None:
+        notes.append("with another table features alone are compared")
     if counted.unknown:
         notes.append(f"not in the request log, or hashed: {', '.join(sorted(counted.unknown))}")
     if asked.estimate_false_alarms:
@@ -120,9 +126,13 @@ def compare(bundle: Bundle, asked: DriftConfig) -> DriftReport:
 def _count(bundle: Bundle, profile: Profile, asked: DriftConfig) -> Counted:
     assert asked.current is not None, "checked before"
     if Path(asked.current).is_dir():
+        if asked.target is not None:
+            raise UsageError(Fault("target", "is a column of a table; a request log has no labels", asked.target))
         return _count_log(bundle, profile, asked)
-    if asked.since is not None or asked.until is not None:
-        raise UsageError(Fault("since", "and `until` are of a request log, which is a folder", asked.current))
+    span = {"since": asked.since, "until": asked.until}
+    rule = "is of a request log, which is a folder; `current` is a file"
+    if faults := [Fault(name, rule, moment) for name, moment in span.items() if moment is not None]:
+        raise UsageError(faults)
     _check_takes_tables(bundle)
     return _count_table(bundle, profile, asked)
 
@@ -146,7 +156,12 @@ def _count_log(bundle: Bundle, profile: Profile, asked: DriftConfig) -> Counted:
 
 def _requests_in(folder: Path) -> Path:
     """A service's folder holds the log in `requests`."""
-    return folder / "requests" if (folder / "requests").is_dir() else folder
+    if (folder / "requests").is_dir():
+        return folder / "requests"
+    if folder.name != "requests" and not hours_of(folder):
+        rule = "is a folder without a request log: name that of a service, output_dir/serving/NAME, or a file"
+        raise UsageError(Fault("current", rule, str(folder)))
+    return folder
 
 
 def _count_table(bundle: Bundle, profile: Profile, asked: DriftConfig) -> Counted:
@@ -155,6 +170,7 @@ def _count_table(bundle: Bundle, profile: Profile, asked: DriftConfig) -> Counte
     counted = Counted(window, asked.current)
     num_bad = num_strange = 0
     for chunk, columns in _table_chunks(bundle, asked.current, asked):
+        _check_target(chunk, asked.target)
         window.add(columns, len(chunk))
         window.extra |= set(chunk.names) - {*bundle.schema.names, labels.name or ""}
         if not len(chunk) or window.absent or not profile.outputs:
@@ -171,6 +187,11 @@ def _count_table(bundle: Bundle, profile: Profile, asked: DriftConfig) -> Counte
     return counted
 
 
+def _check_target(chunk: Chunk, target: str | None) -> None:
+    if target is not None and target not in chunk.names:
+        raise DataError(Fault("target", "no such column", target, nearest(target, chunk.names)))
+
+
 def _about_rows(window: Window, num_bad: int, num_strange: int) -> Iterator[str]:
     if window.absent:
         yield "nothing was predicted: columns that the model needs are missing"
@@ -183,7 +204,8 @@ def _about_rows(window: Window, num_bad: int, num_strange: int) -> Iterator[str]
 def _table_chunks(bundle: Bundle, path: str, asked: DriftConfig) -> Iterator[tuple[Chunk, dict[str, NDArray[Any]]]]:
     csv = Csv(path, asked.separator, asked.encoding, asked.decimal)
     columns = ModelColumns(bundle)
-    for chunk in file_chunks(path, asked.chunk_rows, csv, names=("data.source.", "")):
+    names = {"data.source.": "", "data.path": "reference" if path == asked.reference else "current"}
+    for chunk in file_chunks(path, asked.chunk_rows, csv, names=names):
         yield chunk, columns.of(chunk)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 EXIT_CODES = {"passed": 0, "failed": 3, "undecided": 4}
+DRIFTED = 5
 NOT_REPRODUCED = 6
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM

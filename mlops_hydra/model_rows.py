@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from mlops_hydra.data.chunks import Chunk, are_spelled, as_read, read_chunks
 from mlops_hydra.data.tables import Csv
 from mlops_hydra.data.values import is_missing, read_numbers, read_values, to_text
-from mlops_hydra.errors import DataError
+from mlops_hydra.errors import DataError, Fault
 from mlops_hydra.packaging.bundle import Bundle
 
 
-def file_chunks(path: str, num_rows: int, csv: Csv, *, names: tuple[str, str]) -> Iterator[Chunk]:
+def file_chunks(path: str, num_rows: int, csv: Csv, *, names: Mapping[str, str]) -> Iterator[Chunk]:
     """The rows of a CSV or Parquet file.
 
     Args:
-        names: how faults call the settings of the file, and how the command does.
+        names: how faults call the settings of the file: how the command does.
 
     Raises:
         DataError: no such file, or it cannot be read.
@@ -31,8 +31,13 @@ def file_chunks(path: str, num_rows: int, csv: Csv, *, names: tuple[str, str]) -
     try:
         yield from read_chunks(path, num_rows, csv)
     except DataError as error:
-        faults = [replace(f, path=f.path.replace(*names), rule=f.rule.replace(*names)) for f in error.faults]
-        raise DataError(faults) from error
+        raise DataError([_renamed(fault, names) for fault in error.faults]) from error
+
+
+def _renamed(fault: Fault, names: Mapping[str, str]) -> Fault:
+    for name, own in names.items():
+        fault = replace(fault, path=fault.path.replace(name, own), rule=fault.rule.replace(name, own))
+    return fault
 
 
 class ModelColumns:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MODEL: Final = re.compile(r"(?P<name>.+)@(?P<which>[A-Za-z][\w-]*|\d+)")
 _RUN: Final = re.compile(r"[0-9a-f]{12,}.*")
-_NAMES: Final = ("data.source.", "data.")
+_NAMES: Final = {"data.source.": "data."}
 _SHOWN_ROWS: Final = 10
 PREDICTION: Final = "prediction"
 PROBLEM: Final = "problem"

@@ -109,6 +109,7 @@ def test_the_tree_names_every_folder_that_there_is() -> None:
 
 def test_exit_codes_are_those_of_the_code() -> None:
     from mlops_hydra.errors import (
+        DRIFTED,
         EXIT_CODES,
         INTERRUPTED,
         NOT_REPRODUCED,
@@ -119,6 +120,6 @@ def test_exit_codes_are_those_of_the_code() -> None:
     )
 
     table = README.split("## Exit codes")[1].split("##")[0]
-    known = {*EXIT_CODES.values(), INTERRUPTED, TERMINATED, NOT_REPRODUCED}
+    known = {*EXIT_CODES.values(), INTERRUPTED, TERMINATED, NOT_REPRODUCED, DRIFTED}
     known |= {error.exit_code for error in (MlopsHydraError, RequestError, BusyError)}
     assert {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")} == known

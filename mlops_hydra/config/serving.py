@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from mlops_hydra.config.commands import CommandConfig
+from mlops_hydra.config.drift import MonitoringConfig
 from mlops_hydra.config.schema import Composed
 
 
@@ -67,6 +68,13 @@ class LogConfig(Composed):
         return self
 
 
+class DriftWatchConfig(Composed):
+    """How the request log is compared with what the models were trained on."""
+
+    every_seconds: float | None = Field(gt=0, description="between two checks; null: none")
+    hours: int = Field(ge=1, description="of the log that are looked at: whole ones, and the one that runs")
+
+
 class ServeConfig(CommandConfig):
     """The service."""
 
@@ -87,6 +95,13 @@ class ServeConfig(CommandConfig):
     limits: LimitsConfig
     follow: FollowConfig
     log: LogConfig
+    drift: DriftWatchConfig
+    monitoring: MonitoringConfig
+
+    @property
+    def watches_drift(self) -> bool:
+        """Whether there is a log, and it is looked at."""
+        return self.log.sample > 0 and self.drift.every_seconds is not None
 
     @property
     def is_loopback(self) -> bool:

@@ -48,8 +48,12 @@ def as_array(series: "pd.Series[Any]") -> NDArray[Any]:
         return np.asarray(series)
     if isinstance(dtype, pd.DatetimeTZDtype):
         return np.asarray(series.dt.tz_convert("UTC").dt.tz_localize(None))
-    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
+    is_number = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+    if is_number and not pd.api.types.is_bool_dtype(dtype):
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
+    if isinstance(dtype, pd.StringDtype):
+        untyped: Any = series  # the stubs know no missing value but texts and numbers
+        return np.asarray(untyped.to_numpy(dtype=object, na_value=None))
     objects = series.astype(object)
     return objects.where(objects.notna(), None).to_numpy(dtype=object)
 

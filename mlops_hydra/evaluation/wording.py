@@ -51,7 +51,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def with_digits(value: float, digits: int) -> str:
     """Significant digits, but never fewer than stand before the point: 12346 rather than 1.235e+04."""
-    return f"{value:.{max(digits, min(17, len(str(int(abs(value))))))}g}"
+    return f"{value:.{max(digits, min(17, len(str(round(abs(value))))))}g}"
 
 
 def num(count: int, thing: str) -> str:

@@ -5,6 +5,7 @@ Not here: the command, which reads files (`mlops_hydra/drift.py`), and the tests
 
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from mlops_hydra.config.drift import MonitoringConfig, default_rules
@@ -17,7 +18,7 @@ from mlops_hydra.monitoring.profile import Profile
 from mlops_hydra.monitoring.profiling import count_rows
 from mlops_hydra.monitoring.reference import Reference, columns_of
 from mlops_hydra.monitoring.result import DriftReport
-from mlops_hydra.monitoring.window import Window
+from mlops_hydra.monitoring.window import Window, have_same_grids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,12 +47,12 @@ def detect_drift(
     """
     rules = rules or default_rules()
     if threshold is not None:
-        if not 0 < threshold < 1:
-            raise UsageError(Fault("threshold", "must lie between 0 and 1", threshold))
-        rules = rules.model_copy(update={"alpha": float(threshold)})
+        rules = rules.model_copy(update={"alpha": _as_rate(threshold)})
     known = _as_reference(reference)
     exact: Mapping[str, float] = {}
     if isinstance(current, Window):
+        if not have_same_grids(known.profile, current.profile):
+            raise UsageError(Fault("current", "is a window over another profile than that of the reference"))
         window = current
     else:
         columns = columns_of(current)
@@ -63,6 +64,12 @@ def detect_drift(
     if estimate_false_alarms:
         report = replace(report, false_alarms=false_alarm_rate(known, window, rules))
     return report
+
+
+def _as_rate(threshold: object) -> float:
+    if not isinstance(threshold, Real) or not 0 < float(threshold) < 1:
+        raise UsageError(Fault("threshold", "must lie between 0 and 1", threshold))
+    return float(threshold)
 
 
 def _as_reference(reference: "pd.DataFrame | Mapping[str, Values] | Reference | Profile") -> Reference:

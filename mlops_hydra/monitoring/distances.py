@@ -20,7 +20,7 @@ def wasserstein_of_cells(
     weighted with their shares. Cells that reach to infinity do not count. Nothing counted on a side: nan.
     """
     sizes = current.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shares = [np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True) for counts in (reference, current)]
         gaps = shares[1] - shares[0]
         left, right = gaps[:, :-2], gaps[:, 1:-1]

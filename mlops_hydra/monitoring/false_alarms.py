@@ -23,13 +23,12 @@ def false_alarm_rate(
 ) -> float:
     """The share of checks that report some column; `window` says how many rows there are."""
     rng = np.random.default_rng(seed)
-    names = {column.name for column in reference.profile.features}
     alarms = 0
     for _ in range(num_checks):
         drawn = Window(reference.profile)
         drawn.num_rows = window.num_rows
-        for name in names:
-            drawn.features[name] = _drawn(reference.column("feature", name), window.num_rows, rng)
+        for column in reference.profile.features:
+            drawn.features[column.name] = _drawn(column, window.num_rows, rng)
         again = [_redrawn(column, reference.profile.num_rows, rng) for column in reference.profile.features]
         profile = replace(reference.profile, features=tuple(again), outputs=(), losses={})
         alarms += judge(Reference(profile), drawn, rules).verdict == "drifted"
@@ -54,4 +53,5 @@ def _drawn(column: ColumnProfile, num_rows: int, rng: np.random.Generator) -> Nu
     weekdays = counts.weekdays
     if weekdays is not None and weekdays.sum():
         weekdays = rng.multinomial(int(cells.sum()), weekdays / weekdays.sum())
-    return NumericCounts(cells, num_missing=missing, num_unreadable=unreadable, weekdays=weekdays)
+    beyond = cells if len(cells) == 1 else cells[[0, -1]]  # of a reference, only what is infinite is out of its range
+    return NumericCounts(cells, missing, unreadable, int(beyond.sum()), weekdays=weekdays)

@@ -5,7 +5,7 @@ large a difference must be to be found.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -21,13 +21,14 @@ _ENOUGH: Final = 5  # Cochran's rule: a smaller expected count is too small for 
 class ChiSquare:
     """Pearson's statistic of two rows of counts; `num_merged` categories were tested as one, 0 if each by itself.
 
-    With one degree of freedom and few counts, `p_value` is Fisher's.
+    With one degree of freedom and few counts, `p_value` is Fisher's. `table` [2, c] is what was tested.
     """
 
     statistic: float
     p_value: float
     degrees: int
-    num_merged: int = 0
+    num_merged: int
+    table: IntArray = field(repr=False, compare=False)
 
 
 def chi_square(reference: IntArray, current: IntArray) -> ChiSquare | None:
@@ -44,13 +45,13 @@ def chi_square(reference: IntArray, current: IntArray) -> ChiSquare | None:
     enough = _ENOUGH * sizes.sum() / sizes.min()  # in both samples together: the smaller one's are expected 5 times
     table, num_merged = _merged(table[:, table.sum(axis=0) > 0], enough=enough)
     if table.shape[1] == 1:
-        return None if num_merged else ChiSquare(0.0, 1.0, 0)
+        return None if num_merged else ChiSquare(0.0, 1.0, 0, 0, table)
     expected = sizes[:, None] * (table.sum(axis=0) / sizes.sum())
     value, degrees = float(((table - expected) ** 2 / expected).sum()), table.shape[1] - 1
     p_value = float(special.chdtrc(degrees, value))
     if table.sum(axis=0).min() < enough:
         p_value = _fisher(table[0, 0], sizes[0], table[1, 0], sizes[1])
-    return ChiSquare(value, p_value, degrees, num_merged)
+    return ChiSquare(value, p_value, degrees, num_merged, table)
 
 
 def _merged(table: IntArray, *, enough: float) -> tuple[IntArray, int]:

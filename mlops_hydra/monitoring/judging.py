@@ -21,12 +21,13 @@ from mlops_hydra.monitoring.profile import NumericProfile, Profile
 from mlops_hydra.monitoring.reasons import explain
 from mlops_hydra.monitoring.reference import Reference
 from mlops_hydra.monitoring.result import DriftReport, DriftResult, Part, Picture
-from mlops_hydra.monitoring.share_tests import TESTS_OF_A_COLUMN, tested_shares
+from mlops_hydra.monitoring.share_tests import count_share_tests, tested_shares
 from mlops_hydra.monitoring.tested import Tested
 from mlops_hydra.monitoring.value_tests import tested_categories, tested_numbers
 from mlops_hydra.monitoring.window import Window
 
 NONE: Final[Mapping[str, float]] = {}
+_SHOWN: Final = 10
 
 
 def judge(
@@ -60,16 +61,16 @@ def judge(
         num_reference_rows=reference.profile.num_rows,
         num_current_rows=window.num_rows,
         num_tests=num_tests,
-        notes=tuple(_notes(window, rules)),
+        notes=tuple(_notes(window, [c.name for c in reference.profile.features if c.name not in looked_at])),
         pictures=_pictures(present, window, results),
     )
 
 
 def count_tests(reference: Reference, window: Window) -> int:
-    """Also of those that need none because a share is zero on both sides: which they are depends on the data."""
+    """Also of those that need none because a share is zero on both sides."""
     num_dates = sum(column.counts.weekdays is not None for _, column in reference.numeric)
     num_losses = sum(name in window.losses for name in reference.profile.losses)
-    return len(reference.columns) * (1 + TESTS_OF_A_COLUMN) + num_dates + num_losses
+    return sum(1 + count_share_tests(*column) for column in reference.columns) + num_dates + num_losses
 
 
 def _looked_at(profile: Profile, rules: MonitoringConfig) -> list[str]:
@@ -87,9 +88,8 @@ def _looked_at(profile: Profile, rules: MonitoringConfig) -> list[str]:
 
 
 def _without_column(reference: Reference, window: Window, absent: Sequence[str]) -> Iterator[DriftResult]:
-    kinds = {column.name: (column.kind, column.counts.num_values) for column in reference.profile.features}
     for name in absent:
-        kind, num_values = kinds[name]
+        column = reference.column("feature", name)
         is_missing = name in window.absent
         yield DriftResult(
             name,
@@ -98,9 +98,9 @@ def _without_column(reference: Reference, window: Window, absent: Sequence[str])
             is_drifted=is_missing,
             test="column",
             verdict="drifted" if is_missing else "undecided",
-            num_reference=num_values,
+            num_reference=column.counts.num_values,
             reason="the column is missing" if is_missing else "there are no rows",
-            kind=kind,
+            kind=column.kind,
         )
 
 
@@ -109,18 +109,21 @@ def _judged(tested: Sequence[Tested], window: Window, alpha: float, num_tests: i
     silent = [1.0] * (num_tests - len(p))  # the shares that are zero on both sides
     together = adjusted(np.array([*p, *silent], dtype=np.float64))
     for each, adjusted_p in zip(tested, together[: len(p)].tolist(), strict=True):
-        each.adjusted_p = None if each.p_value is None else adjusted_p
+        is_known = not math.isnan(adjusted_p)
+        each.p_value, each.adjusted_p = (each.p_value, adjusted_p) if is_known else (None, None)
         verdict = each.verdict(alpha)
         yield each.result(verdict, explain(each, verdict, window, alpha=alpha / max(num_tests, 1)))
 
 
-def _notes(window: Window, rules: MonitoringConfig) -> Iterator[str]:
-    extra = sorted(window.extra)
-    if extra:
-        shown = ", ".join(extra[:10]) + (f" and {len(extra) - 10} more" if len(extra) > 10 else "")
-        yield f"columns that the model does not read: {shown}"
-    if rules.columns is not None or rules.ignore:
-        yield "not all features were looked at, as monitoring.columns and monitoring.ignore say"
+def _notes(window: Window, left_out: Sequence[str]) -> Iterator[str]:
+    if window.extra:
+        yield f"columns that the model does not read: {_listed(sorted(window.extra))}"
+    if left_out:
+        yield f"features that were not looked at: {_listed(left_out)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _pictures(reference: Reference, window: Window, results: Sequence[DriftResult]) -> dict[tuple[str, str], Picture]:

@@ -54,7 +54,11 @@ def _too_few(tested: Tested, alpha: float) -> str:
         return "too few rows in each category"
     if tested.unit == SPREADS and tested.must_see is not None:
         needed = rows_needed(tested.sizes[0], tested.must_see, alpha)
-        more = f"{needed:,} would show {tested.must_see:g}" if needed else "more of the reference are needed, too"
+        more = (
+            f"{needed:,} would show {tested.must_see:g} {SPREADS}"
+            if needed
+            else "more of the reference are needed, too"
+        )
         return f"too few rows: {more}"
     return "too few rows"
 
@@ -121,7 +125,11 @@ def _shifted(column: NumericProfile, counts: NumericCounts) -> str:
     """The median, unless the column became wider or narrower rather."""
     show = _date if column.kind == "date" else _plain
     before, now = (_quantiles(column.edges, cells) for cells in (column.counts.cells, counts.cells))
+    if not len(column.edges):
+        return "no finite value before"
     outside = (counts.cells[0] + counts.cells[-1]) / counts.num_values
+    if column.minimum == column.maximum:
+        return f"{_percent(outside)} are not {show(column.minimum)}, which all were before"
     if outside > 0.5:
         return f"{_percent(outside)} lie outside of {show(column.minimum)} to {show(column.maximum)}"
     if np.count_nonzero(counts.cells) == 1 and np.count_nonzero(column.counts.cells) > 1:

@@ -143,7 +143,7 @@ def _as_frame(table: "pd.DataFrame | Mapping[str, Values]") -> "pd.DataFrame":
         raise UsageError(Fault("table", "must be a DataFrame, or columns by name", type(table).__name__))
     try:
         frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(Fault("table", f"its columns cannot stand side by side: {error}")) from error
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     if not frame.columns.is_unique:

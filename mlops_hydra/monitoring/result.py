@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops_hydra import errors
+
 Verdict = Literal["drifted", "stable", "undecided"]
 Part = Literal["feature", "prediction", "performance"]
 Test = Literal["ks", "chi_square", "weekday", "missing", "unreadable", "range", "new_categories", "column", "loss"]
@@ -17,7 +19,7 @@ Test = Literal["ks", "chi_square", "weekday", "missing", "unreadable", "range", 
 value is missing, cannot be read, lies outside of the training range, or is a category that training did not show.
 column: the column itself is missing, or has no values. loss: the model errs more."""
 
-EXIT_CODES: Final = {"stable": 0, "undecided": 4, "drifted": 5}
+EXIT_CODES: Final = {"stable": 0, "undecided": errors.EXIT_CODES["undecided"], "drifted": errors.DRIFTED}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import numpy as np
 
 from mlops_hydra.config.drift import MonitoringConfig
 from mlops_hydra.data.values import IntArray
+from mlops_hydra.monitoring.categories import side_by_side
 from mlops_hydra.monitoring.distances import population_stability, total_variation, wasserstein_of_cells
 from mlops_hydra.monitoring.frequencies import chi_square, detectable_variation
 from mlops_hydra.monitoring.kolmogorov import detectable, shift_of, statistic_of_cells
 from mlops_hydra.monitoring.profile import ColumnProfile
 from mlops_hydra.monitoring.reference import Reference, stack
-from mlops_hydra.monitoring.result import Part
+from mlops_hydra.monitoring.result import Part, Test
 from mlops_hydra.monitoring.smirnov import p_values
 from mlops_hydra.monitoring.tested import OF_ROWS, SPREADS, Tested
 from mlops_hydra.monitoring.window import Window
@@ -41,7 +42,8 @@ def tested_numbers(
     outside = np.array([(each.below, each.above) for each in counts], dtype=np.float64)
     distance = wasserstein_of_cells(stacked.edges, stacked.cells, cells, below=outside[:, 0], above=outside[:, 1])
     is_constant = stacked.spread <= 0  # then any other value is as far away as any
-    effect = np.where(is_constant, statistic, distance / np.where(is_constant, 1.0, stacked.spread))
+    with np.errstate(over="ignore"):  # a spread may be next to nothing
+        effect = np.where(is_constant, statistic, distance / np.where(is_constant, 1.0, stacked.spread))
     seen = detectable(stacked.num_values, sizes, alpha=alpha)
     seen = np.where(is_constant, seen, shift_of(seen))
     found = (
@@ -87,41 +89,47 @@ def tested_categories(
     reference: Reference, window: Window, rules: MonitoringConfig, *, alpha: float
 ) -> Iterator[Tested]:
     """All categorical columns, and dates by their weekday."""
+    tests: list[tuple[Tested, tuple[IntArray, IntArray]]] = []
     for part, column in reference.categorical:
-        now = window.categorical(part, column.name).cells
         least = _least(rules, part, column.name, rules.min_effect.categorical)
-        tested = _tested(part, column, (column.counts.cells, now), alpha)
-        tested.min_effect, tested.must_see = least, rules.must_see.categorical
-        yield tested
+        cells = side_by_side(column, window.categorical(part, column.name))
+        tests.append((_untested(part, column, "chi_square", least, rules), cells))
     for part, dates in reference.numeric:
-        before, weekdays = dates.counts.weekdays, window.numeric(part, dates.name).weekdays
-        if before is not None and weekdays is not None:
-            tested = _tested(part, dates, (before, weekdays), alpha)
-            tested.test = "weekday"
-            tested.min_effect, tested.must_see = rules.min_effect.categorical, rules.must_see.categorical
-            yield tested
+        before, now = dates.counts.weekdays, window.numeric(part, dates.name).weekdays
+        if before is not None and now is not None:
+            tests.append((_untested(part, dates, "weekday", rules.min_effect.categorical, rules), (before, now)))
+    tables = [_test(tested, cells, alpha) for tested, cells in tests]
+    padded = np.zeros((2, len(tests), max((table.shape[1] for table in tables), default=0)), dtype=np.int64)
+    for place, table in enumerate(tables):
+        padded[:, place, : table.shape[1]] = table
+    for (tested, _), psi in zip(tests, population_stability(*padded, max_groups=None), strict=True):
+        tested.psi = _number(psi)
+        yield tested
 
 
-def _tested(part: Part, column: ColumnProfile, cells: tuple[IntArray, IntArray], alpha: float) -> Tested:
-    before, now = cells
-    sizes = int(before.sum()), int(now.sum())
-    tested = Tested(
+def _untested(part: Part, column: ColumnProfile, test: Test, least: float, rules: MonitoringConfig) -> Tested:
+    return Tested(
         name=column.name,
         part=part,
-        test="chi_square",
+        test=test,
         column=column,
-        sizes=sizes,
+        sizes=(0, 0),
         statistic=None,
         p_value=None,
         effect=None,
         unit=OF_ROWS,
-        min_effect=0.0,
+        min_effect=least,
+        must_see=rules.must_see.categorical,
     )
-    if min(sizes):
-        tested.effect = total_variation(before, now)
-        tested.psi = float(population_stability(before[None], now[None], max_groups=None)[0])
-    found = chi_square(before, now)
-    if found is not None:
-        tested.statistic, tested.p_value = found.statistic, found.p_value
-        tested.detectable = detectable_variation(*sizes, max(found.degrees, 1), alpha=alpha)
-    return tested
+
+
+def _test(tested: Tested, cells: tuple[IntArray, IntArray], alpha: float) -> IntArray:
+    """Carry it out; returns what was tested [2, c]: rare categories together, else chance alone would be an effect."""
+    tested.sizes = int(cells[0].sum()), int(cells[1].sum())
+    found = chi_square(*cells)
+    if found is None:
+        return np.zeros((2, 1), dtype=np.int64)
+    tested.statistic, tested.p_value = found.statistic, found.p_value
+    tested.effect = total_variation(*found.table)
+    tested.detectable = detectable_variation(*tested.sizes, max(found.degrees, 1), alpha=alpha)
+    return found.table

@@ -97,7 +97,7 @@ class Window:
         Raises:
             UsageError: their profiles have different columns or grids.
         """
-        if not _have_same_grids(self.profile, other.profile):
+        if not have_same_grids(self.profile, other.profile):
             raise UsageError("windows can be merged only where their profiles have the same columns and grids")
         both = Window(self.profile)
         both.num_rows = self.num_rows + other.num_rows
@@ -143,7 +143,8 @@ def _added(some: Counts, others: Counts) -> Counts:
     return some.merged(others)
 
 
-def _have_same_grids(one: Profile, other: Profile) -> bool:
+def have_same_grids(one: Profile, other: Profile) -> bool:
+    """Whether what is counted over the one is counted over the other."""
     if one is other:
         return True
     pairs = ((one.features, other.features), (one.outputs, other.outputs))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mlops_hydra.evaluation.wording import num, with_digits
 from mlops_hydra.monitoring.result import DriftReport, DriftResult, Part
+from mlops_hydra.monitoring.tested import GROWTH
 
 TESTS: Final = {
     "ks": "values",
@@ -34,6 +35,7 @@ _PERCENT: Final = {"of the rows": "", "growth": "+"}  # units that are read more
 _FEW: Final = 10  # results: so many are all shown
 _MOST_UNDECIDED: Final = 10  # of a part; the others are summed up
 _MOST_NAMES: Final = 5  # of a sentence
+_MANIFOLD: Final = 9.0  # growth that is told as a factor
 _LARGE: Final = 1e9  # shown as a power of ten
 _LONGEST_NAME: Final = 36
 _SHORTEST_NAME: Final = 12
@@ -52,9 +54,11 @@ def shown(name: str, most: int | None = None) -> str:
 
 
 def amount(value: float | None, unit: str, digits: int = 2) -> str:
-    """An effect with its unit: 0.42 spreads, 3.1 %, +12 %; nothing where it was not measured."""
+    """An effect with its unit: 0.42 spreads, 3.1 %, +12 % or x 14; nothing where it was not measured."""
     if value is None or math.isnan(value):
         return ""
+    if unit == GROWTH and value >= _MANIFOLD:
+        return f"x {1 + value:.3g}"
     scale, word = (100.0, "%") if unit in _PERCENT else (1.0, unit)
     number = f"{scale * value:.{digits}g}" if abs(value) >= _LARGE else with_digits(scale * value, digits)
     number = number if math.isfinite(scale * value) else "∞"
@@ -167,15 +171,14 @@ def ranked(results: Sequence[DriftResult]) -> list[DriftResult]:
 
 
 def summed_up(results: Sequence[DriftResult], alpha: float) -> str:
-    """Many results without a difference that matters in one line, with the one that is nearest to mattering."""
+    """Many results without a difference that matters in one line, with the largest of those that are sure but small."""
     columns = len({result.feature for result in results})
     told = [f"{num(len(results), 'test')} of {num(columns, 'column')}: no difference that matters"]
-    small = sum(result.adjusted_p is not None and result.adjusted_p < alpha for result in results)
+    small = [result for result in results if result.adjusted_p is not None and result.adjusted_p < alpha]
     if small:
-        told.append(f"{small:,} {'is' if small == 1 else 'are'} significant, but too small to matter")
-    largest = ranked(results)[0]
-    if largest.effect and largest.min_effect:
+        largest = ranked(small)[0]
         where = f"{TESTS[largest.test]} of {shown(largest.feature, _LONGEST_NAME)}"
+        told.append(f"{len(small):,} {'is' if len(small) == 1 else 'are'} significant, but too small to matter")
         told.append(f"the largest is {amount(largest.effect, largest.unit)} where {limit(largest)} matters ({where})")
     return "; ".join(told)
 

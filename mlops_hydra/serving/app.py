@@ -1,6 +1,6 @@
-"""The service of one worker: POST /predict goes to `endpoint.py`, everything else to FastAPI.
+"""The service of one worker: POST /predict goes to `endpoint.py`, everything else to FastAPI (`api.py`).
 
-FastAPI is imported in a thread, after the first prediction could be made.
+That is imported in a thread, after the first prediction could be made.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from mlops_hydra import __version__
 from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.data.values import IntArray
 from mlops_hydra.errors import BundleError
@@ -16,11 +15,11 @@ from mlops_hydra.packaging.graph import one_line
 from mlops_hydra.serving.arms import Watch
 from mlops_hydra.serving.batching import Batcher
 from mlops_hydra.serving.counts import Counts, CountsFolder, exposition, gauge
+from mlops_hydra.serving.drift.latest import LatestDrift
 from mlops_hydra.serving.endpoint import PATH, Endpoint, Key, Receive, Scope, Send
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.logged import RequestLog
 from mlops_hydra.serving.model import ServedModel
-from mlops_hydra.serving.refusal import Refusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,6 +36,7 @@ class Service:
         self.watch = Watch(config, self.counts)
         folder, limits = ServiceFolder.for_config(config), config.limits
         self.log = RequestLog(config.log, folder) if config.log.sample > 0 else None
+        self.drift = LatestDrift(config, folder.drift)
         self._key = Key(config.api_key)
         self._batcher = Batcher(
             limits.max_batch_rows, limits.max_queued_rows, limits.timeout_seconds, on_batch=self._on_batch
@@ -58,8 +58,13 @@ class Service:
     def _built(self) -> "asyncio.Task[FastAPI]":
         """The other routes."""
         if self._api is None:
-            self._api = asyncio.create_task(asyncio.to_thread(build_api, self))
+            self._api = asyncio.create_task(asyncio.to_thread(self._build))
         return self._api
+
+    def _build(self) -> "FastAPI":
+        from mlops_hydra.serving.api import build_api
+
+        return build_api(self)
 
     def check_key(self, headers: Any) -> None:
         """Raises Refusal."""
@@ -162,7 +167,7 @@ class Service:
             gauge("kill_switch", "whether all users are sent to control", {(): float(arms.router.kill_switch)}),
         ]
         counts = self.counts.as_json()
-        return lambda: exposition([counts, *self._folder.others()], own)
+        return lambda: exposition([counts, *self._folder.others()], [*own, *self.drift.gauges()])
 
 
 def about(model: ServedModel) -> dict[str, Any]:
@@ -193,62 +198,6 @@ def _column(feature: Any) -> Mapping[str, Any]:
         "maximum": feature.maximum,
         "missing_rate": feature.missing_rate,
     }
-
-
-def build_api(service: Service) -> "FastAPI":
-    """FastAPI with the routes that answer questions about the service."""
-    from fastapi import Depends, FastAPI, Request
-    from fastapi.responses import JSONResponse, PlainTextResponse, Response
-    from fastapi_offline import FastAPIOffline
-
-    from mlops_hydra.serving.openapi import describe
-
-    config = service.config
-    make = FastAPIOffline if config.docs else FastAPI
-    api: FastAPI = make(
-        title=config.name,
-        version=__version__,
-        summary=f"Predictions of {config.name}",
-        docs_url="/docs" if config.docs else None,
-        redoc_url=None,
-        openapi_url="/openapi.json" if config.docs else None,
-    )
-
-    def needs_key(request: Request) -> None:
-        service.check_key(request.scope["headers"])
-
-    @api.exception_handler(Refusal)
-    def refuse(_: Request, refusal: Refusal) -> Response:
-        return Response(refusal.body(), refusal.status, refusal.headers, "application/json")
-
-    @api.get("/health", tags=["service"], summary="Whether the process is alive")
-    async def health() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @api.get("/ready", tags=["service"], summary="Whether control has a model that predicts as it should")
-    async def ready() -> JSONResponse:
-        is_ready, about_it = await asyncio.to_thread(service.ready)
-        return JSONResponse(about_it, 200 if is_ready else 503)
-
-    @api.get("/model", tags=["service"], summary="What each arm serves", dependencies=[Depends(needs_key)])
-    async def model() -> dict[str, Any]:
-        return service.about_models()
-
-    @api.get("/metrics", tags=["service"], summary="For Prometheus", dependencies=[Depends(needs_key)])
-    async def metrics() -> PlainTextResponse:
-        text = await asyncio.to_thread(service.told())
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    base = api.openapi
-
-    def openapi() -> dict[str, Any]:
-        api.openapi_schema = None
-        arms = service.watch.arms
-        served = arms.models.get(arms.router.control)
-        return describe(base(), served, config.limits, has_key=config.api_key is not None)
-
-    api.openapi = openapi  # type: ignore[method-assign]
-    return api
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """Where the processes of one service meet: a folder below `output_dir`. Standard library only.
 
-The follower writes what is to be served, workers write journals and counts, the recorder makes Parquet of journals.
+The follower writes what is to be served, workers write journals and counts, the recorder makes Parquet
+of journals, the drift watcher says what Parquet says.
 """
 
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class ServiceFolder:
     def counts(self) -> Path:
         """What each worker has counted."""
         return self.path / "counts"
+
+    @property
+    def drift(self) -> Path:
+        """What the last check for drift said."""
+        return self.path / "drift.json"
 
     @property
     def hash_key(self) -> Path:

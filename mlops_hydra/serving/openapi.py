@@ -13,7 +13,7 @@ from mlops_hydra.config.serving import LimitsConfig
 from mlops_hydra.serving.body import MAX_USER_ID_LENGTH
 from mlops_hydra.serving.described_rows import Json, column_table, described_row, example_row
 from mlops_hydra.serving.model import ServedModel
-from mlops_hydra.serving.reports import Health, Readiness, Served
+from mlops_hydra.serving.reports import Drift, Health, Readiness, Served
 from mlops_hydra.serving.schemas import BatchPredictionResponse, Faults, PredictionResponse
 
 _REF: Final = "#/components/schemas/{model}"
@@ -38,7 +38,7 @@ _TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 def describe(document: Json, model: ServedModel | None, limits: LimitsConfig, *, has_key: bool) -> Json:
     """The document of the other routes, and this one; without a model, rows are not described."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for answer in (PredictionResponse, BatchPredictionResponse, Faults, Health, Readiness, Served):
+    for answer in (PredictionResponse, BatchPredictionResponse, Faults, Health, Readiness, Served, Drift):
         described = answer.model_json_schema(ref_template=_REF)
         schemas.update(described.pop("$defs", {}))
         schemas[answer.__name__] = described
@@ -63,7 +63,8 @@ def _describe_others(paths: Json, *, has_key: bool) -> None:
         "503": _answer(Readiness, "They cannot; `problems` says why"),
     }
     paths["/model"]["get"]["responses"] = {"200": _answer(Served, "By arm: version, verdict, columns"), **locked}
-    about = "Requests, errors, latencies, batch sizes, the queue and unusual values, as text for Prometheus"
+    paths["/drift"]["get"]["responses"] = {"200": _answer(Drift, "`status`, and by arm what differs"), **locked}
+    about = "Requests, errors, latencies, batch sizes, the queue and unusual values, drift, as text for Prometheus"
     paths["/metrics"]["get"]["responses"] = {"200": {"description": about, "content": _TEXT}, **locked}
 
 
@@ -189,6 +190,6 @@ def _describe_key(document: Json) -> None:
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path in ("/predict", "/model", "/metrics"):
+    for path in ("/predict", "/model", "/drift", "/metrics"):
         for operation in document["paths"][path].values():
             operation["security"] = [{"bearer": []}, {"header": []}]

@@ -1,4 +1,4 @@
-"""What the service says of itself, for the documentation: GET /health, /ready and /model."""
+"""What the service says of itself, for the documentation: GET /health, /ready, /model and /drift."""
 
 from typing import Literal
 
@@ -93,3 +93,51 @@ class Served(_Report):
     experiment: str = Field(description="of the A/B test")
     kill_switch: bool = Field(description="all users are sent to control")
     variants: dict[str, ServedArm | None] = Field(description="by arm; null where it has no model")
+
+
+class Difference(_Report):
+    """One test of one column that did not come out as stable."""
+
+    feature: str = Field(description="name of the column; `prediction` and `confidence` are of the model")
+    part: Literal["feature", "prediction", "performance"]
+    kind: str = Field(description="of its values")
+    test: str = Field(description="of the values: ks, chi_square, weekday; of shares of the rows; or of the column")
+    verdict: Literal["drifted", "undecided"]
+    is_drifted: bool
+    reason: str = Field(description="in words")
+    effect: float | None = Field(description="how large the difference is")
+    unit: str = Field(description="of `effect`")
+    min_effect: float | None = Field(description="what matters, as `monitoring` says")
+    detectable: float | None = Field(description="what would have been found in 4 of 5 samples of this size")
+    statistic: float | None
+    p_value: float | None
+    adjusted_p: float | None = Field(description="over all tests of this check (Benjamini and Hochberg)")
+    psi: float | None = Field(description="population stability index")
+    num_reference: int = Field(description="values in training")
+    num_current: int = Field(description="values in the log")
+
+
+class DriftOfArm(Version):
+    """The rows that the model of an arm answered, in whatever arm, against what it was trained on."""
+
+    fingerprint: str | None = Field(description="null where its bundle cannot be read")
+    lineage: str | None
+    verdict: Literal["drifted", "stable", "undecided"] = Field(description="undecided: too few rows, or an error")
+    rows: int | None = Field(description="that were looked at")
+    tests: int
+    drifted: list[str] = Field(description="columns, the worst first")
+    results: list[Difference] = Field(description="those that are not stable, the worst first, at most 100")
+    notes: list[str] = Field(description="what was not looked at")
+    error: str | None = Field(description="why it could not be compared")
+
+
+class Drift(_Report):
+    """Of the last check."""
+
+    status: Literal["drifted", "undecided", "stable", "not_yet", "off"] = Field(
+        description="the worst verdict of all arms; not_yet: since the start, nothing was checked; off: nothing will be"
+    )
+    checked_at: float | None = Field(description="in seconds since 1970")
+    since: str | None = Field(description="time of the first rows that were looked at, UTC")
+    until: str | None = Field(description="time of the check; the log may lack the last `log.roll_seconds`")
+    variants: dict[str, DriftOfArm | None] = Field(description="by arm; null where nothing is known of it")

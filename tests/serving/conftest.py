@@ -31,6 +31,7 @@ from mlops_hydra.tracking.store import open_client
 MakeBundle = Callable[..., Path]
 MakeConfig = Callable[..., ServeConfig]
 
+KINDS = ("worker", "follower", "recorder", "drift_watcher")
 CREDIT_ROW = {"age": 41.0, "income": 52_000.0, "employed": True, "city": "Wien", "since": "2024-03-01"}
 
 
@@ -294,10 +295,10 @@ def is_alive(pid: int) -> bool:
 
 
 def kind_of(pid: int) -> str:
-    """Of a child of a service: worker, follower or recorder; empty where it is not what it will be yet."""
+    """Of a child of a service; empty where it is not what it will be yet."""
     with suppress(OSError):
         words = [word.rpartition(".")[2] for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
-        return next((word for word in words if word in ("worker", "follower", "recorder")), "")
+        return next((word for word in words if word in KINDS), "")
     return ""
 
 

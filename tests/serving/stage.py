@@ -136,6 +136,9 @@ class Stage:
     def kill_the_recorder(self) -> None:
         self._kill("recorder")
 
+    def kill_the_drift_watcher(self) -> None:
+        self._kill("drift_watcher")
+
     def kill_the_follower(self) -> None:
         self._kill("follower")
 
@@ -168,6 +171,7 @@ class Stage:
             self.kill_a_worker,
             self.promote_a_new_version,
             self.kill_the_recorder,
+            self.kill_the_drift_watcher,
             self.kill_the_follower,
             self.move_the_challenger,
             self.kill_a_worker,

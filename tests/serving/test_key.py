@@ -14,7 +14,7 @@ from mlops_hydra.serving.refusal import Refusal
 from tests.serving.conftest import CREDIT_ROW, Service
 
 KEY = "correct-horse-battery-staple"
-LOCKED = ("/predict", "/model", "/metrics")
+LOCKED = ("/predict", "/model", "/drift", "/metrics")
 OPEN = ("/health", "/ready", "/docs", "/openapi.json")
 WRONG: tuple[dict[str, str], ...] = (
     {}, {"X-API-Key": ""}, {"X-API-Key": KEY[:-1]}, {"X-API-Key": KEY + "x"}, {"X-API-Key": KEY.upper()},

@@ -96,7 +96,7 @@ def test_it_is_an_openapi_document(serve: Callable[..., Served], kind: str) -> N
     assert document["openapi"].startswith("3.1")
     schema = schemathesis.openapi.from_dict(document)
     schema.validate()
-    assert len(list(schema.get_all_operations())) == 5
+    assert len(list(schema.get_all_operations())) == 6
     for described in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(described)
     told = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document))
@@ -146,7 +146,7 @@ def test_arrays_are_described_by_shape(serve: Callable[..., Served]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_route_answers_as_it_is_described(serve: Callable[..., Served], kind: str) -> None:
     served = serve(kind)
-    for path in ("/health", "/ready", "/model", "/metrics"):
+    for path in ("/health", "/ready", "/model", "/drift", "/metrics"):
         status, content_type, answer = served.ask(path)
         ((told, described),) = served.document["paths"][path]["get"]["responses"]["200"]["content"].items()
         assert status == 200 and content_type.startswith(told)
@@ -168,7 +168,7 @@ def test_without_a_model_the_document_is_there_and_true(serve_config: Any) -> No
 def test_with_a_key_the_document_says_what_needs_it(serve: Callable[..., Served]) -> None:
     served = serve("classes", "api_key=0123456789abcdef")
     locked = {path for path, ways in served.document["paths"].items() for way in ways.values() if "security" in way}
-    assert locked == {"/predict", "/model", "/metrics"}
+    assert locked == {"/predict", "/model", "/drift", "/metrics"}
     for path in locked:
         (operation,) = served.document["paths"][path].values()
         status, _, answer = served.ask(path, {} if path == "/predict" else None)

@@ -5,13 +5,9 @@ predicts its golden rows, has a verdict and takes the same columns; until then, 
 on. A registry that is down or slow changes nothing. Loading, warming and swapping is the workers' business (`arms.py`).
 """
 
-import json
 import logging
-import os
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +22,7 @@ from mlops_hydra.serving.columns import Columns, columns_of, difference
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.processes.bundle_cache import BundleCache
 from mlops_hydra.serving.processes.candidates import Candidates
+from mlops_hydra.serving.processes.companion import accompany
 from mlops_hydra.serving.router import Router
 from mlops_hydra.serving.targets import Refused, Target, Targets, read_targets, write_targets
 from mlops_hydra.tracking.registry import ModelVersion
@@ -35,7 +32,6 @@ logger = logging.getLogger("mlops_hydra.serving.processes.follower")  # also whe
 
 AGAIN_SECONDS: Final = 300.0  # until a version that was refused is looked at once more
 LONGEST_PAUSE_SECONDS: Final = 60.0  # between two looks at a registry that is down
-LEAVE_SECONDS: Final = 2.0  # for what a stop interrupts to clean up
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -235,41 +231,14 @@ def _told(error: Exception) -> str:
     return redacted(_ADDRESS.sub("", one_line(error, limit=600)))
 
 
-def main() -> NoReturn:
-    """Follow until told to stop: by SIGTERM, or because nobody holds the other end of standard input any more."""
-    signal.signal(signal.SIGTERM, _leave)
-    asked = sys.stdin.buffer.readline()
-    if not asked:
-        os._exit(0)
-    threading.Thread(target=_watch, name="parent", daemon=True).start()
+def _run(config: ServeConfig) -> NoReturn:
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("mlops_hydra").setLevel(logging.INFO)
-    try:
-        _run(ServeConfig.model_validate_json(json.dumps(json.loads(asked)["config"])))
-    except SystemExit:
-        os._exit(0)  # at once: threads of MLflow's may still wait for a server
-
-
-def _run(config: ServeConfig) -> NoReturn:
     follower = Follower(config, ServiceFolder.for_config(config))
     while True:
         follower.step()
         time.sleep(follower.pause_seconds)
 
 
-def _leave(*_: object) -> NoReturn:
-    """Unwind what is being done, so that scratch files go; a library that does not let go is not waited for."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    timer = threading.Timer(LEAVE_SECONDS, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
-    raise SystemExit(0)
-
-
-def _watch() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    main()
+    accompany(_run)

@@ -47,7 +47,7 @@ ANSWER_SECONDS: Final = 30.0  # for a follower to start, besides what the regist
 QUIET_SECONDS: Final = 3.0  # others start when the first worker is ready, or not within this time
 PATIENCE_SECONDS: Final = 10.0  # until it is said that a service is not ready
 MARGIN_SECONDS: Final = 5.0  # for a worker to leave, besides what it finishes
-FOLLOWER_SECONDS: Final = 10.0
+COMPANIONS_SECONDS: Final = 10.0  # for those who leave at once
 RECORDER_SECONDS: Final = 60.0  # to make Parquet of what is in the journal
 
 Announce = Callable[[str, Targets], None]
@@ -57,6 +57,7 @@ COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "worker": WORKER,
     "follower": command_of("mlops_hydra.serving.processes.follower"),
     "recorder": command_of("mlops_hydra.serving.request_log.recorder"),
+    "drift_watcher": command_of("mlops_hydra.serving.processes.drift_watcher"),
 }
 
 
@@ -125,8 +126,9 @@ class Supervisor:
             yield
 
     def _begin(self) -> None:
-        """Counters start at 0, and `ab` hears how users are shared out from now on."""
+        """Counters start at 0, nothing is known of drift, and `ab` hears how users are shared out from now on."""
         shutil.rmtree(self._folder.counts, ignore_errors=True)
+        self._folder.drift.unlink(missing_ok=True)
         note_assignment(self._folder, self._config.experiment, self._config.weights, now=datetime.now(UTC))
 
     def _listening(self) -> socket.socket:
@@ -214,6 +216,8 @@ class Supervisor:
             self._start_companion("follower")
         if self._config.log.sample > 0:
             self._start_companion("recorder")
+        if self._config.watches_drift:
+            self._start_companion("drift_watcher")
 
     def _start_companion(self, kind: str) -> None:
         if kind not in self._companions:
@@ -241,7 +245,7 @@ class Supervisor:
         companions = {kind: [child] for kind, child in self._companions.items()}
         for children, seconds in (
             (self._workers, self._config.shutdown_seconds + MARGIN_SECONDS),
-            (companions.get("follower", []), FOLLOWER_SECONDS),
+            (companions.get("drift_watcher", []) + companions.get("follower", []), COMPANIONS_SECONDS),
             (companions.get("recorder", []), RECORDER_SECONDS),
         ):
             end(children, seconds, is_enough=lambda: self._signals.is_urgent)

@@ -48,9 +48,25 @@ def read_requests(
     return _read(folder, hours, columns, (since, until))
 
 
-def columns_of(folder: Path) -> list[str]:
-    """The names of all columns of all files."""
-    return list(_schema(folder, hours_of(folder)).names)
+def read_as_logged(
+    folder: Path, columns: Sequence[str], *, since: datetime | None = None, until: datetime | None = None
+) -> Iterator[pa.Table]:
+    """The rows of [since, until), with those of the columns that were logged at that time; missing is not unlogged.
+
+    Raises:
+        UsageError, DataError: as `read_requests`.
+    """
+    _check(columns, since, until)
+    for hour in hours_of(folder):
+        if not _overlaps(hour, since, until):
+            continue
+        with opened_hour(folder, hour) as files:
+            for path, file in files:
+                present = set(file.schema_arrow.names)
+                names = [name for name in dict.fromkeys([*columns, "time"]) if name in present]
+                for batch in tables_of(path, file, names):
+                    if len(table := _within(batch, since, until)):
+                        yield table
 
 
 def _check(columns: Sequence[str] | None, since: datetime | None, until: datetime | None) -> None:

@@ -5,7 +5,7 @@ No pandas: the companion of a service reads with this, too. Not here: what the c
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlops_hydra.monitoring.profile import NumericProfile, Profile
+from mlops_hydra.monitoring.profile import CategoryProfile, NumericProfile, Profile
 from mlops_hydra.monitoring.window import Window
 from mlops_hydra.serving.request_log.parquet_files import FEATURE
-from mlops_hydra.serving.request_log.reader import columns_of, read_requests
+from mlops_hydra.serving.request_log.reader import read_as_logged
 
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
 OWN: Final = ("lineage", "prediction", "value", "confidence")
@@ -38,6 +38,13 @@ class LoggedWindow:
         window = self.window.merged(other.window)
         return LoggedWindow(window, self.unknown | other.unknown, self.num_others + other.num_others)
 
+    def settled(self) -> "LoggedWindow":
+        """Once all is counted: what no row tells is not known; it is not known to be missing, either."""
+        silent = {name for name, counts in self.window.features.items() if not counts.num_rows}
+        self.unknown |= silent if self.window.num_rows else set()
+        self.window.absent.clear()
+        return self
+
 
 def read_window(
     folder: Path, profile: Profile, lineage: str, *, since: datetime | None = None, until: datetime | None = None
@@ -50,32 +57,39 @@ def read_window(
     Raises:
         DataError: a file is damaged; names it.
     """
-    logged = set(columns_of(folder))
-    names = [column.name for column in profile.features if f"{FEATURE}{column.name}" in logged]
-    columns = [*OWN, *(f"{FEATURE}{name}" for name in names)]
-    found = count_requests(read_requests(folder, columns=columns, since=since, until=until), profile, lineage, names)
-    found.unknown |= {column.name for column in profile.features} - set(names)
-    return found
+    features = {f"{FEATURE}{column.name}": column.name for column in profile.features}
+    found = LoggedWindow(Window(profile))
+    for table in read_as_logged(folder, [*OWN, *features], since=since, until=until):
+        names = [features[name] for name in table.column_names if name in features]
+        found = found.merged(count_requests([table], profile, lineage, names))
+    return found.settled()
 
 
 def count_requests(tables: Iterable[pa.Table], profile: Profile, lineage: str, names: Sequence[str]) -> LoggedWindow:
     """Of tables with the columns `OWN`, and those of the features `names`."""
     found = LoggedWindow(Window(profile))
     is_value = any(isinstance(column, NumericProfile) and column.name == "prediction" for column in profile.outputs)
-    hashed = dict.fromkeys(names, False)
+    hashed = dict.fromkeys(set(names) - set(_hashes_themselves(profile)), False)
     for table in tables:
         own = table.filter(pc.equal(table["lineage"], lineage))
         found.num_others += len(table) - len(own)
         if not len(own):
             continue
         values = {name: as_values(own[f"{FEATURE}{name}"]) for name in names}
-        hashed = {name: hashed[name] or _are_hashes(values[name]) for name in names}
+        hashed = {name: is_hashed or _are_hashes(values[name]) for name, is_hashed in hashed.items()}
         found.window.add(values, len(own))
         outputs = {"prediction": own["value" if is_value else "prediction"], "confidence": own["confidence"]}
         known = {column.name for column in profile.outputs}
         found.window.add_outputs({name: as_values(column) for name, column in outputs.items() if name in known})
     found.unknown |= {name for name, is_hashed in hashed.items() if is_hashed}
     return found
+
+
+def _hashes_themselves(profile: Profile) -> Iterator[str]:
+    """Features whose categories look like hashes before any hashing."""
+    for column in profile.features:
+        if isinstance(column, CategoryProfile) and any(map(_HASH.fullmatch, column.categories)):
+            yield column.name
 
 
 def as_values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -21,7 +21,8 @@ import pytest
 
 from mlops_hydra.packaging.bundle import load_bundle
 from mlops_hydra.serving.processes.bundle_cache import KEEP_SECONDS
-from mlops_hydra.serving.processes.follower import AGAIN_SECONDS, LEAVE_SECONDS
+from mlops_hydra.serving.processes.companion import LEAVE_SECONDS
+from mlops_hydra.serving.processes.follower import AGAIN_SECONDS
 from mlops_hydra.serving.targets import Target, Targets, read_targets, write_targets
 from mlops_hydra.tracking.registry import Registry
 

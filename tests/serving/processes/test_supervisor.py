@@ -31,7 +31,7 @@ from mlops_hydra.serving.processes.offer import offer
 from mlops_hydra.serving.targets import Target, Targets, write_targets
 
 MakeBundle = Callable[..., Path]
-KINDS = ("worker", "follower", "recorder")
+KINDS = ("worker", "follower", "recorder", "drift_watcher")
 ROW = {"age": 41.0, "income": 52_000.0, "employed": True, "city": "Wien", "since": "2024-03-01"}
 
 
@@ -227,6 +227,9 @@ class Staged:
     def noted(self) -> list[str]:
         return self._notes.read_text().splitlines() if self._notes.exists() else []
 
+    def forget(self) -> None:
+        self._notes.unlink()
+
     def remember(self, bundle: Path) -> None:
         """As a service that was here before."""
         write_targets(self.folder.targets, Targets({"control": Target("1", str(bundle))}))
@@ -248,11 +251,25 @@ def test_a_stop_ends_workers_first_and_the_recorder_last(
     staged.folder.kill_switch.touch()
     with staged.play("workers=2") as service:
         assert "the kill switch is on: all users are sent to control" in service.said
-        service.until(lambda: len(staged.noted()) == 4)
+        service.until(lambda: len(staged.noted()) == 5)
         assert staged.noted()[0] == "worker begins", "the others would slow it down"
         assert service.end(number) == 0
-        assert staged.noted()[4:] == ["worker ends", "worker ends", "follower ends", "recorder ends"]
+        ends = staged.noted()[5:]
+        assert ends[:2] == ["worker ends"] * 2 and ends[4:] == ["recorder ends"]
+        assert sorted(ends[2:4]) == ["drift_watcher ends", "follower ends"]
         assert not (staged.folder.path / "service.json").exists()
+
+
+def test_without_a_log_or_when_told_so_nobody_watches_for_drift(staged: Staged, make_bundle: MakeBundle) -> None:
+    """And what was found before is not told of now."""
+    staged.remember(make_bundle())
+    staged.folder.drift.write_text("{}")
+    for override in ("drift.every_seconds=null", "log.sample=0"):
+        with staged.play(override) as service:
+            service.until(lambda: "follower begins" in staged.noted())
+            assert not staged.folder.drift.exists()
+        assert "drift_watcher" not in " ".join(staged.noted())
+        staged.forget()
 
 
 def test_a_second_signal_stops_at_once(staged: Staged, make_bundle: MakeBundle) -> None:
@@ -288,7 +305,9 @@ def test_nobody_outlives_a_supervisor_that_is_killed(staged: Staged, make_bundle
     with staged.play() as service:
         service.until(lambda: len(staged.noted()) == len(KINDS))
         assert service.end(signal.SIGKILL) == -signal.SIGKILL
-        assert sorted(staged.noted()[3:]) == sorted(f"{kind} {what}" for kind in KINDS for what in ("is alone", "ends"))
+        assert sorted(staged.noted()[len(KINDS) :]) == sorted(
+            f"{kind} {what}" for kind in KINDS for what in ("is alone", "ends")
+        )
 
 
 def test_whoever_dies_is_replaced_and_that_is_said_once(staged: Staged, make_bundle: MakeBundle) -> None:
@@ -340,7 +359,7 @@ def test_the_key_is_in_no_environment_and_no_command_line(service: Callable[...,
     with service(arm, "host=0.0.0.0", "workers=2", MLOPS_HYDRA_API_KEY=key) as started:
         started.url = started.url.replace("0.0.0.0", "127.0.0.1")
         assert started.ask("/predict", {"rows": [ROW]})[0] == 200
-        started.until(lambda: sorted(started.kinds()) == ["follower", "recorder", "worker", "worker"])
+        started.until(lambda: sorted(started.kinds()) == ["drift_watcher", "follower", "recorder", "worker", "worker"])
         for pid in started.children():
             for name in ("environ", "cmdline"):
                 assert key not in Path(f"/proc/{pid}/{name}").read_text()

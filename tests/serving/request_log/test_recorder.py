@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlops_hydra.config.compose import compose_command
+from mlops_hydra.config.roots import Roots
+from mlops_hydra.config.serving import ServeConfig
 from mlops_hydra.errors import DataError
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.request_log.journal import Journal, ModelDescription, entry, hashed
@@ -388,9 +391,10 @@ def test_a_full_disk_is_waited_for_and_leaves_nothing_half_written(place: Place,
 KILLED_AT_EVERY_STEP = """
 import os, shutil, signal, sys
 from pathlib import Path
-from mlops_hydra.serving.request_log.recorder import Recorder, _WithoutPandas
+from mlops_hydra.serving.request_log.recorder import Recorder
+from mlops_hydra.serving.request_log.without_pandas import refuse_pandas
 
-sys.meta_path.insert(0, _WithoutPandas)
+refuse_pandas()
 origin, cases = Path(sys.argv[1]), Path(sys.argv[2])
 
 def drain(folder, last):
@@ -440,19 +444,6 @@ def test_a_recorder_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path)
         assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
-CONFIG = """{
-  "name": "m", "experiment": "e", "variants": {"control": {"alias": "champion", "weight": 1}}, "earlier": [],
-  "testers": {}, "kill_switch": false, "host": "127.0.0.1", "port": 0, "allow_public": false, "api_key": null,
-  "docs": true, "workers": 1, "num_threads": 1, "shutdown_seconds": 1,
-  "tracking": {"uri": "sqlite:///none.db", "timeout_seconds": 1},
-  "limits": {"max_body_bytes": 1, "max_rows": 1, "max_queued_rows": 1, "max_batch_rows": 1, "max_requests": 1,
-             "timeout_seconds": 1},
-  "follow": {"poll_seconds": 1, "allow_schema_change": false},
-  "log": {"sample": 1, "leave_out": [], "hash": [], "flush_seconds": 1, "roll_seconds": 60, "max_pending_bytes": 1,
-          "max_journal_bytes": 1}
-}"""
-
-
 @pytest.fixture
 def processes() -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
     """Starts recorders that have their configuration."""
@@ -463,9 +454,8 @@ def processes() -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
         assert process.stdin is not None
-        process.stdin.write(
-            json.dumps({"config": {**json.loads(CONFIG), "output_dir": str(output_dir)}}).encode() + b"\n"
-        )
+        config = compose_command(ServeConfig, ["name=m", f"output_dir={output_dir}"], Roots(config_name="serve"))
+        process.stdin.write(json.dumps({"config": config.model_dump(mode="json")}).encode() + b"\n")
         process.stdin.flush()
         return process
 
@@ -564,8 +554,9 @@ def test_many_processes_killed_at_random_moments_lose_and_double_nothing(
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from mlops_hydra.serving.request_log.recorder import Recorder, _WithoutPandas
-sys.meta_path.insert(0, _WithoutPandas)
+from mlops_hydra.serving.request_log.recorder import Recorder
+from mlops_hydra.serving.request_log.without_pandas import refuse_pandas
+refuse_pandas()
 Recorder(Path(sys.argv[1]) / "journal", Path(sys.argv[1]) / "requests").drain()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
