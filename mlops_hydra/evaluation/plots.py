@@ -98,7 +98,8 @@ def _draw_learning_curves(figure: Figure, *, history: History, objective: Object
         axes.set(title=name.replace("_", " "), xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+            has_risen = len(values) > 1 and values[-1] > values[0]
+            axes.legend(loc="lower right" if has_risen else "upper right")  # "best" warns where it takes a second
 
 
 def _measured_splits(history: History, metric: str) -> list[str]:
@@ -127,7 +128,7 @@ def _draw_residuals(figure: Figure, *, targets: NDArray[np.float64], predictions
     left.scatter(predicted, actual, **dots)
     left.axline((actual[0], actual[0]), slope=1, color=RED, linestyle="--", linewidth=1.4, label="actual = predicted")
     left.set(title=f"RMSE {measured['rmse']:.4g}, R² {measured['r2']:.3f}", xlabel="predicted", ylabel="actual")
-    left.legend()
+    left.legend(loc="upper left")
     right.scatter(predicted, actual - predicted, **dots)
     right.axhline(0, color=RED, linestyle="--", linewidth=1.4)
     rows = f"{targets.size:,} rows" if shown.size == targets.size else f"{shown.size:,} of {targets.size:,} rows shown"
