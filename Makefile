@@ -14,7 +14,7 @@ run: $(STAMP) ## the default experiment: breast cancer, an MLP, gates, a local M
 	@printf '\nNext:\n  source .venv/bin/activate && mlops-hydra model=linear\n'
 
 test: $(STAMP) ## all tests but the slow ones
-	$(BIN)/python -m pytest -n 3 -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
 
 check: $(STAMP) ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -6,14 +6,16 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # ten more processes a server, which outlive it
@@ -39,19 +41,42 @@ def _no_tracking_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store without runs: it takes seconds to make."""
-    from mlops_hydra.tracking.store import create_store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    create_store(f"sqlite:///{path}")
-    return path
+def session_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session, for what its worker processes make once for all of them."""
+    path = tmp_path_factory.getbasetemp()
+    return path.parent if hasattr(request.config, "workerinput") else path
 
 
 @pytest.fixture(scope="session")
-def known_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store without runs: it takes seconds to make."""
+    folder = session_folder / "store"
+    with FileLock(session_folder / "store.lock"):
+        if not folder.exists():
+            from mlops_hydra.tracking.store import create_store
+
+            made = tmp_path_factory.mktemp("made")
+            create_store(f"sqlite:///{made}/mlflow.db")
+            made.rename(folder)
+    _know_tables()
+    return folder / "mlflow.db"
+
+
+def _know_tables() -> None:
+    """What making a store does besides, in the processes that did not: SQLAlchemy warns when it first sees MLflow's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()
+
+
+@pytest.fixture(scope="session")
+def known_graphs(session_folder: Path) -> Path:
     """Where exported architectures are kept for all tests: one takes seconds."""
-    path = tmp_path_factory.getbasetemp().parent / "graphs"
+    path = session_folder / "graphs"
     path.mkdir(exist_ok=True)
     return path
 
@@ -112,32 +137,47 @@ def trained(trained_once: Path, tmp_path: Path, move_in: Callable[[Path], None])
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a real `mlflow server` on loopback, which keeps the artifacts. Takes 5-15 s to start."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "server.db")
+def mlflow_server(empty_store: Path, session_folder: Path) -> str:
+    """The URI of a real `mlflow server` on loopback, which keeps the artifacts. Takes 5-15 s to start, by whoever needs
+    it first; all worker processes use it at once, so what a test records there has a name of its own.
+    """
+    folder = session_folder / "server"
+    with FileLock(session_folder / "server.lock"):
+        if not (folder / "uri").exists():
+            folder.mkdir(exist_ok=True)
+            shutil.copy(empty_store, folder / "server.db")
+            uri = _serve(folder)
+            (folder / "uri").write_text(uri)
+    return (folder / "uri").read_text()
+
+
+def _serve(folder: Path) -> str:
+    """The server in a process group of its own, which outlives the worker that starts it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ, start_new_session=True)
+    log = folder / "server.log"
+    written = [(os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
+    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=written, setpgroup=0)
+    (folder / "pid").write_text(str(pid))
     uri = f"http://127.0.0.1:{port}"
-    try:
-        _until_healthy(uri, process, folder / "server.log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _until_healthy(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
         try:
             urllib.request.urlopen(f"{uri}/health", timeout=5).close()
         except OSError:
             time.sleep(0.1)
         else:
-            return
+            return uri
     pytest.fail(log.read_text())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The process above the workers ends the server, however the tests ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    base: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.killpg(int((base / "server" / "pid").read_text()), signal.SIGKILL)

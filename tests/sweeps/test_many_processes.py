@@ -324,7 +324,7 @@ def place(parent: Path, name: str, empty_store: Path) -> Path:
     folder = parent / name
     (folder / "outputs").mkdir(parents=True)
     shutil.copy(empty_store, folder / "outputs" / "mlflow.db")
-    graphs = empty_store.parents[2] / "graphs"  # as `known_graphs`
+    graphs = empty_store.parents[1] / "graphs"  # as `known_graphs`
     graphs.mkdir(exist_ok=True)
     (folder / "outputs" / "graphs").symlink_to(graphs)
     return folder
