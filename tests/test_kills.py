@@ -231,7 +231,18 @@ MOMENTS: dict[str, list[Point]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SELDOM = (
+    "while a later state is written",
+    "before old checkpoints are removed",
+    "before the result is published",
+    "in the middle of the end",
+)
+"""Moments beside others that are as these are: a state half written, removing, the way from result.json to the end."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=[pytest.mark.slow] if name in SELDOM else []) for name in MOMENTS]
+)
 def test_a_process_killed_at_any_moment_is_as_if_it_had_not_been(
     mortal: Mortal, whole: Story, tmp_path: Path, empty_store: Path, moment: str
 ) -> None:
