@@ -90,13 +90,14 @@ def test_a_run_made_of_a_trial_is_bit_for_bit_the_run_that_was_never_one(workpla
 
 
 def test_the_same_command_continues_to_the_total_and_then_does_nothing(workplace: Path, tmp_path: Path):
-    half, whole = study("sweeps=tpe", "sweeps.n_trials=7"), study("sweeps=tpe", "sweeps.n_trials=14")
-    assert half.name == whole.name and whole.counts == {"complete": 14}
-    assert study("sweeps=tpe", "sweeps.n_trials=14").counts == {"complete": 14}
-    once = study("sweeps=tpe", "sweeps.n_trials=14", f"output_dir={tmp_path / 'once'}")
+    tpe = ("sweeps=tpe", "sweeps.sampler.n_startup_trials=3")
+    half, whole = study(*tpe, "sweeps.n_trials=4"), study(*tpe, "sweeps.n_trials=8")
+    assert half.name == whole.name and whole.counts == {"complete": 8}
+    assert study(*tpe, "sweeps.n_trials=8").counts == {"complete": 8}
+    once = study(*tpe, "sweeps.n_trials=8", f"output_dir={tmp_path / 'once'}")
     columns = ["number", "state", "value", "params.optimizer.lr", "fingerprint"]
     assert trials(once)[columns].equals(trials(whole)[columns])
-    assert len(set(trials(whole)["params.optimizer.lr"])) == 14
+    assert len(set(trials(whole)["params.optimizer.lr"])) == 8
 
 
 def test_a_changed_space_is_refused_with_what_changed_and_the_ways_on(workplace: Path):
