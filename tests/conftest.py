@@ -3,7 +3,6 @@
 import gc
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import sys
@@ -11,7 +10,6 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,7 +135,7 @@ def trained(trained_once: Path, tmp_path: Path, move_in: Callable[[Path], None])
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(empty_store: Path, session_folder: Path) -> str:
+def mlflow_server(request: pytest.FixtureRequest, empty_store: Path, session_folder: Path) -> str:
     """The URI of a real `mlflow server` on loopback, which keeps the artifacts. Takes 5-15 s to start, by whoever needs
     it first; all worker processes use it at once, so what a test records there has a name of its own.
     """
@@ -146,21 +144,25 @@ def mlflow_server(empty_store: Path, session_folder: Path) -> str:
         if not (folder / "uri").exists():
             folder.mkdir(exist_ok=True)
             shutil.copy(empty_store, folder / "server.db")
-            uri = _serve(folder)
+            is_worker = hasattr(request.config, "workerinput")
+            uri = _serve(folder, until=os.getppid() if is_worker else os.getpid())
             (folder / "uri").write_text(uri)
     return (folder / "uri").read_text()
 
 
-def _serve(folder: Path) -> str:
-    """The server in a process group of its own, which outlives the worker that starts it."""
+def _serve(folder: Path, until: int) -> str:
+    """A server in a process group of its own, which outlives the worker that starts it, and ends with process `until`,
+    however that ends.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
+    guard = ["sh", "-c", f"while kill -0 {until}; do sleep 1; done; kill -9 0"]
     log = folder / "server.log"
     written = [(os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=written, setpgroup=0)
-    (folder / "pid").write_text(str(pid))
+    os.posix_spawnp("sh", guard, os.environ, file_actions=written, setpgroup=pid)
     uri = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
@@ -171,13 +173,3 @@ def _serve(folder: Path) -> str:
         else:
             return uri
     pytest.fail(log.read_text())
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The process above the workers ends the server, however the tests ended."""
-    if hasattr(session.config, "workerinput"):
-        return
-    base: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-    with suppress(FileNotFoundError, ProcessLookupError):
-        os.killpg(int((base / "server" / "pid").read_text()), signal.SIGKILL)
