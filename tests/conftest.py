@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import shutil
 import socket
 import sqlite3
@@ -11,6 +12,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -36,6 +38,42 @@ def _no_tracking_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shell that runs the tests may name a server."""
     for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def composed() -> dict[Any, bytes]:
+    """What was composed of the packaged options alone, pickled."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _compose_once(request: pytest.FixtureRequest, composed: dict[Any, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra takes 0.1 s to compose, and a fifth of all tests' time was composing what had been composed before; outside
+    tests/config, whose subject it is, what the same overrides make of the packaged options is a copy of the first time.
+    """
+    if request.path.parent.name == "config":
+        return
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import flag_override
+
+    from mlops_hydra.config import compose
+    from mlops_hydra.config.roots import packaged_conf
+
+    really, own = compose._compose, f"file://{packaged_conf()}"
+
+    def remembered(overrides: list[str], config_name: str) -> Any:
+        path = [part.path for part in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+        if {part for part in path if part.startswith("file:")} != {own} or "hydra.searchpath" in " ".join(overrides):
+            return really(overrides, config_name)
+        key = (config_name, *overrides)
+        if key not in composed:
+            composed[key] = pickle.dumps(really(overrides, config_name))
+        cfg = pickle.loads(composed[key])
+        with flag_override(cfg, ["readonly", "struct"], False):
+            cfg.hydra.runtime.cwd = str(Path.cwd())
+        return cfg
+
+    monkeypatch.setattr(compose, "_compose", remembered)
 
 
 @pytest.fixture(scope="session")
