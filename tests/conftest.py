@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # ten more processes a server, which outlive it
+settings.register_profile("unhurried", deadline=None)  # 200 ms of a clock tell of who else is at work
+settings.load_profile("unhurried")
 QUICK = ["model=linear", "trainer=debug", "progress=off"]
 
 
