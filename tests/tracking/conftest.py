@@ -63,7 +63,7 @@ def _tree(output_dir: Path) -> dict[str, Any]:
         "progress": "off",
         "trust": (),
         "judging": {"confidence": 0.95, "resamples": 2000, "max_candidates": None},
-        "packaging": "bundle",
+        "packaging": "bundle", "profile_bins": 128,
         "register": "never",
         "init_from": None,
         "reuse": "auto",
