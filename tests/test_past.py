@@ -19,10 +19,12 @@ from mlops_hydra.cli import main
 from mlops_hydra.tracking.recorded import RecordedRun, local_runs
 from mlops_hydra.tracking.spool import SPOOL, Spool
 from mlops_hydra.tracking.store import open_client
+from tests.sampled import some
 
 QUICK = ("model=linear", "trainer=debug", "progress=off")
 OWN_MODEL = """
 from torch import nn
+from tests.sampled import some
 
 
 class Mine(nn.Linear):
@@ -441,7 +443,9 @@ def test_a_killed_run_goes_on_in_its_folder_and_in_its_mlflow_run(
     assert (folder() / "weights.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("name", ["history.json", "weights.safetensors", "predictions.parquet", "config.yaml"])
+@pytest.mark.parametrize(
+    "name", some(["history.json", "weights.safetensors", "config.yaml", "predictions.parquet"], every=2)
+)
 def test_a_damaged_record_is_told_before_anything_is_trained(
     name: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,6 +466,7 @@ def test_damaged_weights_are_no_start(workplace: Path, capsys: pytest.CaptureFix
     assert "weights.safetensors is missing or damaged" in printed(capsys)
 
 
+@pytest.mark.slow
 def test_a_store_that_was_deleted_gets_everything_again(workplace: Path) -> None:
     """A real process, because MLflow keeps files open, and a new store, which takes MLflow 3-8 s."""
     assert main([*QUICK]) == 0

@@ -413,6 +413,7 @@ def assert_predicts(run: RecordedRun, uri: str, name: str = NAME) -> None:
 # --- on a server
 
 
+@pytest.mark.slow
 def test_all_of_it_on_a_real_server(workplace: Path, mlflow_server: str, heard, monkeypatch: pytest.MonkeyPatch):
     """Trained, judged, promoted, promoted again, challenged, rolled back and fetched there. Takes 10 s."""
     name = f"demo {secrets.token_hex(3)}"
@@ -481,6 +482,7 @@ def assert_one_champion(fingerprints: list[str]) -> None:
     assert sorted(version.fingerprint for version in versions if version) == sorted(fingerprints)
 
 
+@pytest.mark.slow
 def test_three_processes_that_promote_at_once_leave_one_champion_and_three_entries(runs):
     """Takes 10 s."""
     assert_one_champion(runs[:3])

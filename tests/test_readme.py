@@ -68,7 +68,10 @@ def test_there_are_commands_to_run() -> None:
     assert len(outputs()) == 7
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("mlops-hydra")])
+SHOWN = {f"mlops-hydra{command}" for command, _ in outputs()}
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("mlops-hydra") and c not in SHOWN])
 def test_every_command_runs(command: str, own_project: Path, the_runs: Path, move_in: Callable[[Path], None]) -> None:
     argv = shlex.split(command)[1:]
     speaks_of_models = argv[:1] and argv[0] in ("predict", "rollback")

@@ -253,6 +253,7 @@ class OnWord(logging.Handler):
             self.act()
 
 
+@pytest.mark.slow
 def test_who_waits_for_another_process_gets_its_result(other, capsys: pytest.CaptureFixture[str]) -> None:
     """Two real processes, about 7 s: the other one starts from nothing, and ends once this one waits for it."""
     handler = OnWord("waiting for it", Path("go").touch)

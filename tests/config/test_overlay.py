@@ -12,6 +12,7 @@ from mlops_hydra.config.compose import compose, compose_from
 from mlops_hydra.config.overlay import write_overlay
 from mlops_hydra.config.roots import Roots, packaged_conf
 from mlops_hydra.config.schema import ExperimentConfig
+from tests.sampled import some
 
 GROUPS = ("model", "optimizer", "scheduler", "data", "trainer", "gates", "tracking")
 FILE = ["data.path=table.csv", "data.target=label"]
@@ -58,32 +59,35 @@ def test_every_packaged_option_comes_back(together: tuple[str, ...], tmp_path: P
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        ["seed=3", "data.split.seed=0"],
-        ["seed=3", "data.split.seed=3"],
-        ["scheduler=one_cycle", "optimizer.lr=0.05", "scheduler.max_lr=0.1"],
-        ["~optimizer.weight_decay"],
-        ["+optimizer.amsgrad=true", "optimizer=adam"],
-        ["~gates.beats_baseline"],
-        ["gates=strict", "~gates.latency", "gates.accuracy.threshold=0.5"],
-        ["+gates.mine={metric: f1, threshold: 0.5, on: val}"],
-        ["+metrics.mcc._target_=sklearn.metrics.matthews_corrcoef"],
-        ["+callbacks.mine._target_=mlops_hydra.training.observers.Observer"],
-        ["+trainer.loss._target_=torch.nn.CrossEntropyLoss", "+trainer.loss.label_smoothing=0.1"],
-        ["+tags.team=blue", "+tags.why='a: b, c'", "+tags.version='3'"],
-        ["name='it is, a name: with #'", "data.version='7'"],
-        ["trainer.epochs=null", "trainer.steps=10"],
-        ["optimizer.lr=1e-05", "model.hidden=[7]", "optimizer.betas=[0.8,0.9]"],
-        ["model.hidden=[]"],
-        ["data.classes=[malignant,benign]", "data.drop=[a,'b c']"],
-        ["+data.kinds={a.b: numeric, c: date}"],
-        ["experiment=digits_cnn", "scheduler=none", "trainer.batch_size=8"],
-        ["experiment=diabetes_regression", "model.dropout=0"],
-        ["output_dir=elsewhere", "tracking.timeout_seconds=3"],
-        ["objective.others=[num_parameters]", "objective.metric=accuracy"],
-        ["init_from=1234567e8901"],
-        ["trust=[my_package]", "progress='off'", "reuse=never"],
-    ],
+    some(
+        [
+            ["seed=3", "data.split.seed=0"],
+            ["seed=3", "data.split.seed=3"],
+            ["scheduler=one_cycle", "optimizer.lr=0.05", "scheduler.max_lr=0.1"],
+            ["~optimizer.weight_decay"],
+            ["+optimizer.amsgrad=true", "optimizer=adam"],
+            ["~gates.beats_baseline"],
+            ["gates=strict", "~gates.latency", "gates.accuracy.threshold=0.5"],
+            ["+gates.mine={metric: f1, threshold: 0.5, on: val}"],
+            ["+metrics.mcc._target_=sklearn.metrics.matthews_corrcoef"],
+            ["+callbacks.mine._target_=mlops_hydra.training.observers.Observer"],
+            ["+trainer.loss._target_=torch.nn.CrossEntropyLoss", "+trainer.loss.label_smoothing=0.1"],
+            ["+tags.team=blue", "+tags.why='a: b, c'", "+tags.version='3'"],
+            ["name='it is, a name: with #'", "data.version='7'"],
+            ["trainer.epochs=null", "trainer.steps=10"],
+            ["optimizer.lr=1e-05", "model.hidden=[7]", "optimizer.betas=[0.8,0.9]"],
+            ["model.hidden=[]"],
+            ["data.classes=[malignant,benign]", "data.drop=[a,'b c']"],
+            ["+data.kinds={a.b: numeric, c: date}"],
+            ["experiment=digits_cnn", "scheduler=none", "trainer.batch_size=8"],
+            ["experiment=diabetes_regression", "model.dropout=0"],
+            ["output_dir=elsewhere", "tracking.timeout_seconds=3"],
+            ["objective.others=[num_parameters]", "objective.metric=accuracy"],
+            ["init_from=1234567e8901"],
+            ["trust=[my_package]", "progress='off'", "reuse=never"],
+        ],
+        every=3,
+    ),
     ids=" ".join,
 )
 def test_what_was_changed_comes_back(overrides: list[str], tmp_path: Path) -> None:

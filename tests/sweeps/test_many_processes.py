@@ -386,6 +386,7 @@ def test_workers_share_the_trials_of_a_study_and_are_gone_when_it_is_over(tmp_pa
     assert owners <= pids
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_finished_by_another_and_the_study_is_as_if_nothing_had_been(
     tmp_path: Path, empty_store: Path, whole: list[Any]
 ) -> None:

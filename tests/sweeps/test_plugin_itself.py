@@ -45,6 +45,7 @@ def test_tpe_searches_and_every_job_is_a_run(workplace: Path, capsys: pytest.Cap
     assert len(results_of_runs(workplace)) == 3, "the best alone is the run that was there"
 
 
+@pytest.mark.slow
 def test_several_objectives_give_a_front(workplace: Path) -> None:
     directions = "hydra.sweeper.direction=[minimize,minimize]"
     models = "model.hidden=[2],[4]"

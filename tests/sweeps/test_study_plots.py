@@ -20,6 +20,7 @@ from mlops_hydra.sweeps.parameter_plots import draw_parallel_coordinates, draw_s
 from mlops_hydra.sweeps.plot_data import read_study, worst_shown
 from mlops_hydra.sweeps.plot_text import shortened, wrapped
 from mlops_hydra.sweeps.study_plots import draw_history, draw_pareto_front, importances, write_plots
+from tests.sampled import some
 
 ONE = ["history", "importances", "parallel_coordinates", "slice"]
 
@@ -70,7 +71,7 @@ def test_a_study_with_one_objective_gets_pictures_that_can_be_read(tmp_path: Pat
         assert all(200 < length < 2500 for length in struct.unpack(">II", path.read_bytes()[16:24]))
 
 
-@pytest.mark.parametrize("num_objectives", [2, 3])
+@pytest.mark.parametrize("num_objectives", some([2, 3], every=2))
 def test_two_and_three_objectives_get_a_pareto_front(tmp_path: Path, num_objectives: int) -> None:
     directions = ("minimize", "maximize", "minimize")[:num_objectives]
     assert stems(write_plots(make(20, *directions), tmp_path)) == [*ONE, "pareto_front"]

@@ -53,6 +53,7 @@ def test_the_best_is_a_config_that_runs_by_its_command_and_costs_nothing(workpla
     assert result.result is not None and result.result.fingerprint in printed
 
 
+@pytest.mark.slow
 def test_a_trial_gives_what_its_overrides_give_alone(workplace: Path, tmp_path: Path):
     row = trials(study("sweeps=random", "sweeps.n_trials=2")).iloc[0]
     alone = compose([*BASE, f"optimizer.lr={row['params.optimizer.lr']}"])
@@ -61,6 +62,7 @@ def test_a_trial_gives_what_its_overrides_give_alone(workplace: Path, tmp_path: 
     assert run(elsewhere, console=Console(quiet=True)).objective_value == row["value"]
 
 
+@pytest.mark.slow
 def test_a_point_that_was_trained_before_costs_nothing_in_any_direction(workplace: Path):
     lone = run(compose([*BASE, "optimizer.lr=0.01"]), console=Console(quiet=True))
     first = study("sweeps=grid", "sweeps.n_trials=9", space=("optimizer.lr=0.01,0.02",))
@@ -137,6 +139,7 @@ def test_pruned_trials_are_pruned_everywhere_and_a_pruned_point_alone_goes_on_to
     assert same[0] == same[1] and alone.num_epochs == fresh.num_epochs
 
 
+@pytest.mark.slow
 def test_a_point_that_was_pruned_is_pruned_at_once_in_another_study(workplace: Path):
     first = trials(study(*PRUNED))
     again = trials(study(*PRUNED, "sweeps.study_name=again"))
@@ -166,6 +169,7 @@ def test_mlflow_has_a_run_for_the_study_above_those_of_its_trials(workplace: Pat
     assert all(one.data.params["optimizer.lr"] for one in children)
 
 
+@pytest.mark.slow
 def test_finished_trials_keep_no_checkpoints_unless_asked(workplace: Path):
     often = ("trainer.checkpoint.every_epochs=1", "sweeps=random", "sweeps.n_trials=2")
     study(*often)
@@ -304,6 +308,7 @@ def test_an_interrupted_study_goes_on_with_the_trial_that_was_under_way(
     assert result.counts == {"complete": 4} and list(trials(result)["number"]) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_no_trial_and_sync_delivers_all(workplace: Path, dead_address: str, capsys):
     down = (f"tracking.uri={dead_address}", "tracking.timeout_seconds=2")
     result = study("sweeps=random", "sweeps.n_trials=3", *down)

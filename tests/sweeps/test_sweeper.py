@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from mlops_hydra import report
+from tests.sampled import some
 
 PLUGIN, OURS = "optuna", "mlops_hydra"
 PLUGIN_CONFIG = "hydra_plugins.hydra_optuna_sweeper.config"
@@ -172,7 +173,7 @@ def test_both_search_the_same_distributions(run: Run) -> None:
     assert len(found[0]) == 3
 
 
-@pytest.mark.parametrize("seed", ["null", "7"])
+@pytest.mark.parametrize("seed", some(["7", "null"], every=2))
 def test_both_try_the_same_points_of_a_grid_in_the_same_order(run: Run, seed: str) -> None:
     grid = ["hydra/sweeper/sampler=grid", f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.n_trials=100"]
     found = [[trial.params for trial in trials_in(run(sweeper, *grid, *with_space(GRID)))] for sweeper in BOTH]
@@ -257,9 +258,7 @@ def test_every_sampler_of_the_plugin_is_looked_at() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
-    "name", [n if n in ("tpe", "nsgaii") else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS]
-)
+@pytest.mark.parametrize("name", [n if n == "tpe" else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS])
 def test_every_sampler_of_the_plugin_is_accepted_and_seeded(run: Run, name: str) -> None:
     space = with_space(GRID if name == "grid" else {"layers": "range(1,9)", "lr": SPACE["lr"]})
     node = [f"hydra/sweeper/sampler={name}", *OPTIONS[name], *space, "hydra.sweeper.n_trials=5"]
@@ -328,6 +327,7 @@ def test_what_stands_on_the_command_line_goes_before_the_nodes_params(run: Run) 
 # What ours adds
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_to_the_total_where_the_plugin_starts_again(run: Run) -> None:
     node = with_space(SPACE)
     for sweeper, total in ((PLUGIN, 8), (OURS, 5)):
