@@ -277,7 +277,7 @@ def test_it_is_recorded_on_the_run_of_the_model_and_the_answer_stands_without(
     assert main(["drift", run.fingerprint, "current=now.csv"]) == 5
     (folder,) = (Path("outputs") / "drift").iterdir()
     result = json.loads((folder / "result.json").read_text())
-    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    client = MlflowClient(f"sqlite:///{Path('outputs/mlflow.db').absolute()}")  # MLflow keeps stores by their URI
     metrics = client.get_run(result["model"]["run_id"]).data.metrics
     assert {name: metrics[f"drift/{name}"] for name in ("drifted_features", "drifted_share", "exit_code", "rows")} == {
         "drifted_features": 1, "drifted_share": 0.2, "exit_code": 5, "rows": 2400,
