@@ -1,7 +1,7 @@
 """A check for drift against SciPy's loop over the columns, and against what people install, on the same tables.
 
     python benchmarks/drift.py
-    python benchmarks/drift.py --rounds 9 --peers /tmp/peers
+    python benchmarks/drift.py --rounds 9 --peers ../peers
     python benchmarks/drift.py --stream 100_000_000
 
 100,000 rows of reference and 10,000 current ones, of 50 numbers and 10 categories; seven columns have drifted. CPU
