@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlops_hydra.atomic import replacing, write_json_atomic, written_to
-from mlops_hydra.config.ab import as_moment
 from mlops_hydra.config.drift import DriftConfig
+from mlops_hydra.config.moments import as_moment
 from mlops_hydra.data.chunks import Chunk
 from mlops_hydra.data.tables import Csv
 from mlops_hydra.errors import DataError, Fault, TrackingError, UsageError, nearest

@@ -1,11 +1,11 @@
 """What `mlops-hydra ab` may be asked for; values live in `conf/ab.yaml`."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mlops_hydra.config.commands import CommandConfig
+from mlops_hydra.config.moments import Moment, check_span
 from mlops_hydra.config.schema import Composed
 from mlops_hydra.config.section import Direction
 
@@ -13,26 +13,11 @@ Unit = Literal["user_id", "request_id"]
 Several = Literal["sum", "mean", "max", "last"]
 
 
-def _check_moment(text: str) -> str:
-    try:
-        as_moment(text)
-    except ValueError:
-        raise ValueError("must be a date such as 2026-11-25, or 2026-11-25T12:00, which is UTC") from None
-    return text
-
-
-def as_moment(text: str) -> datetime:
-    """In UTC, which is meant where nothing else is said."""
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _as_switch(value: object) -> object:
     """YAML 1.1 reads `on` as true."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-Moment = Annotated[str, AfterValidator(_check_moment)]
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
 
 
@@ -72,8 +57,7 @@ class AbConfig(CommandConfig):
     def _check(self) -> Self:
         if self.weights is not None and not sum(self.weights.values()):
             raise ValueError("weights must not all be 0")
-        if self.since is not None and self.until is not None and as_moment(self.since) >= as_moment(self.until):
-            raise ValueError(f"since must be before until, got {self.since} and {self.until}")
+        check_span(self.since, self.until)
         if self.kill_switch is not None and self.outcomes.path is not None:
             raise ValueError("kill_switch judges nothing: leave outcomes.path out, or ask twice")
         return self

@@ -7,8 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from mlops_hydra.config.ab import Moment, as_moment
 from mlops_hydra.config.commands import CommandConfig
+from mlops_hydra.config.moments import Moment, check_span
 from mlops_hydra.config.roots import packaged_conf
 from mlops_hydra.config.schema import Composed
 
@@ -61,8 +61,7 @@ class DriftConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.since is not None and self.until is not None and as_moment(self.since) >= as_moment(self.until):
-            raise ValueError(f"since must be before until, got {self.since} and {self.until}")
+        check_span(self.since, self.until)
         return self
 
 

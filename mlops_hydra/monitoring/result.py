@@ -17,7 +17,7 @@ Part = Literal["feature", "prediction", "performance"]
 Test = Literal["ks", "chi_square", "weekday", "missing", "unreadable", "range", "new_categories", "column", "loss"]
 """ks, chi_square and weekday compare the values; missing, unreadable, range and new_categories the shares of rows whose
 value is missing, cannot be read, lies outside of the training range, or is a category that training did not show.
-column: the column itself is missing, or has no values. loss: the model errs more."""
+column: the column itself is missing, or there are no rows. loss: the model errs more."""
 
 EXIT_CODES: Final = {"stable": 0, "undecided": errors.EXIT_CODES["undecided"], "drifted": errors.DRIFTED}
 

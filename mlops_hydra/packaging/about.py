@@ -15,7 +15,7 @@ from mlops_hydra.packaging.seal import Sealed, open_sealed, read_json_text
 FOLDER: Final = "bundle"
 BUNDLE, PROFILE = "bundle.json", "profile.json"
 FORMAT: Final = 1
-_MAX_JSON_BYTES: Final = 16 * 2**20
+MAX_JSON_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def bundle_folder(path: str | Path) -> Path:
 def read_object(sealed: Sealed, name: str) -> dict[str, Any]:
     """The JSON object of a file. Raises BundleError."""
     try:
-        data = read_json_text(sealed.read(name, max_bytes=_MAX_JSON_BYTES))
+        data = read_json_text(sealed.read(name, max_bytes=MAX_JSON_BYTES))
     except ValueError as error:
         raise BundleError(f"{name}: is no JSON") from error
     if not isinstance(data, dict):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mlops_hydra.config.section import Task
 from mlops_hydra.data.encoding import FIRST_CATEGORY, ClassLabel, FeatureSchema, encode
 from mlops_hydra.errors import BundleError, DataError, Fault, UsageError, nearest
-from mlops_hydra.packaging.about import BUNDLE, PROFILE, About, bundle_folder, read_object
+from mlops_hydra.packaging.about import BUNDLE, MAX_JSON_BYTES, PROFILE, About, bundle_folder, read_object
 from mlops_hydra.packaging.golden import ARRAYS, GOLDEN, Golden, read_golden
 from mlops_hydra.packaging.graph import DTYPES, Graph, Input, one_line, open_graph
 from mlops_hydra.packaging.schema_file import read_schema
@@ -29,7 +29,6 @@ GRAPH, MODEL, SCHEMA = "graph.json", "model.onnx", "schema.json"
 WEIGHTS, METRICS, VERDICTS = "weights.safetensors", "metrics.json", "verdicts.json"
 LINEAGE: Final = "lineage.json"
 REQUIRED: Final = (BUNDLE, GRAPH, MODEL, WEIGHTS, METRICS, VERDICTS, LINEAGE, PROFILE)
-_MAX_JSON_BYTES: Final = 16 * 2**20
 _MAX_MODEL_BYTES: Final = 2**31  # what protobuf can hold
 
 
@@ -122,7 +121,7 @@ def _load(sealed: Sealed, num_threads: int) -> Bundle:
     inputs = _read_inputs(read_object(sealed, GRAPH))
     schema = None
     if SCHEMA in sealed.entries:
-        schema = read_schema(sealed.read(SCHEMA, max_bytes=_MAX_JSON_BYTES), about.task, about.classes)
+        schema = read_schema(sealed.read(SCHEMA, max_bytes=MAX_JSON_BYTES), about.task, about.classes)
         _check_fit(schema, inputs)
     num_classes = len(about.classes)
     model = sealed.read(MODEL, max_bytes=_MAX_MODEL_BYTES)

@@ -15,14 +15,13 @@ from mlops_hydra.data.values import FloatArray
 from mlops_hydra.errors import BundleError, DataError, UsageError
 from mlops_hydra.monitoring.profile import CategoryCounts, CategoryProfile, ColumnProfile, Moments, Profile
 from mlops_hydra.monitoring.profiling import profile_columns, row_losses
-from mlops_hydra.packaging.about import PROFILE
+from mlops_hydra.packaging.about import MAX_JSON_BYTES, PROFILE
 from mlops_hydra.packaging.seal import open_sealed
 
 if TYPE_CHECKING:
     from mlops_hydra.data.splits import Splits
     from mlops_hydra.evaluation.evaluate import Predicted
 
-_MAX_BYTES: Final = 16 * 2**20
 EMPTY: Final = Profile(0, (), (), {})
 
 
@@ -81,7 +80,7 @@ def read_profile(folder: Path) -> Profile:
         BundleError: it was changed, or holds none that can be read.
         UsageError: it was packaged when there were no profiles.
     """
-    text = open_sealed(folder).read(PROFILE, max_bytes=_MAX_BYTES).decode("utf-8", "replace")
+    text = open_sealed(folder).read(PROFILE, max_bytes=MAX_JSON_BYTES).decode("utf-8", "replace")
     if text.strip() == "{}":
         raise UsageError(f"{folder}: was packaged without a profile: train it again (reuse=never)")
     try:

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from mlops_hydra.atomic import replacing, write_json_atomic, written_to
-from mlops_hydra.config.ab import AbConfig, Switch, as_moment
+from mlops_hydra.config.ab import AbConfig, Switch
+from mlops_hydra.config.moments import as_moment
 from mlops_hydra.errors import DataError, Fault, UsageError, nearest
 from mlops_hydra.evaluation.wording import num
 from mlops_hydra.serving.ab.assignment import Assignment, noted_assignment, shares
