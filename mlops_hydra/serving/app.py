@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import TYPE_CHECKING, Any, Final
 
 from mlops_hydra.config.serving import ServeConfig
-from mlops_hydra.data.values import IntArray
 from mlops_hydra.errors import BundleError
 from mlops_hydra.packaging.graph import one_line
 from mlops_hydra.serving.arms import Watch
@@ -20,6 +19,8 @@ from mlops_hydra.serving.endpoint import PATH, Endpoint, Key, Receive, Scope, Se
 from mlops_hydra.serving.folder import ServiceFolder
 from mlops_hydra.serving.logged import RequestLog
 from mlops_hydra.serving.model import ServedModel
+from mlops_hydra.serving.rows import Arrays
+from mlops_hydra.serving.unusual import UnusualValues
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +34,7 @@ class Service:
     def __init__(self, config: ServeConfig, *, worker: str = "0") -> None:
         self.config = config
         self.counts = Counts()
+        self._unusual = UnusualValues(self.counts.unusual)
         self.watch = Watch(config, self.counts)
         folder, limits = ServiceFolder.for_config(config), config.limits
         self.log = RequestLog(config.log, folder) if config.log.sample > 0 else None
@@ -91,16 +93,17 @@ class Service:
 
     def _note(self) -> None:
         """What others count, too."""
+        self._unusual.count()
         self.counts.gauges["queued_rows"] = self._batcher.queued_rows
         if self.log is not None:
             journal = self.log.journal
             self.counts.totals = {"log_rows": journal.rows_recorded, "log_rows_dropped": journal.rows_dropped}
             self.log.forget(list(self.watch.arms.models.values()))
 
-    def _on_batch(self, model: ServedModel, num_rows: int, unusual: Sequence[IntArray]) -> None:
+    def _on_batch(self, model: ServedModel, num_rows: int, batches: Sequence[Arrays]) -> None:
         self.counts.batch_rows.observe(num_rows)
-        for counts in unusual:
-            self.counts.unusual[model.reader.names] = self.counts.unusual.get(model.reader.names, 0) + counts
+        for arrays in batches:
+            self._unusual.add(model.reader, arrays)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether control has a model whose golden rows come out right, and what is known beside."""

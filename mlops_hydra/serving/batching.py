@@ -2,7 +2,8 @@
 
 A batch that takes less than `INLINE_SECONDS` is predicted right there: handing it to a thread would cost more than the
 model. A slower model runs in a thread of its own, one batch at a time, and what arrives meanwhile is the next batch.
-The queue is bounded; nobody waits longer than `timeout_seconds`.
+`MANY_ROWS` do not wait for the end of the turn: whoever joins them saves little. The queue is bounded; nobody waits
+longer than `timeout_seconds`.
 """
 
 import asyncio
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
-from mlops_hydra.data.values import IntArray
 from mlops_hydra.serving.model import Outcome, ServedModel
 from mlops_hydra.serving.refusal import Refusal, refused
-from mlops_hydra.serving.rows import Row
+from mlops_hydra.serving.rows import Arrays, Row
 
 INLINE_SECONDS: Final = 0.005
-_Predicted = tuple[list[Outcome | Exception], list[IntArray]]
+MANY_ROWS: Final = 16
+_Predicted = tuple[list[Outcome | Exception], list[Arrays]]
 
 
 class _Waiting:
@@ -40,13 +41,13 @@ class _Waiting:
 class Batcher:
     """The queue of one worker; its methods are called on the event loop.
 
-    `on_batch(model, num_rows, unusual)` hears of each batch.
+    `on_batch(model, num_rows, arrays)` hears of each batch.
     """
 
     max_batch_rows: int
     max_queued_rows: int
     timeout_seconds: float
-    on_batch: Callable[[ServedModel, int, list[IntArray]], None]
+    on_batch: Callable[[ServedModel, int, list[Arrays]], None]
     queued_rows: int = field(default=0, init=False)
     _queues: dict[ServedModel, deque[_Waiting]] = field(default_factory=dict, init=False)
     _is_armed: bool = field(default=False, init=False)
@@ -63,10 +64,14 @@ class Batcher:
             raise refused(503, "too many rows are waiting; try again", retry_after="1")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome] = loop.create_future()
+        waiting = _Waiting(model, rows, answer, loop.time())
+        if len(rows) >= MANY_ROWS and not self._queues and not self._is_busy and model.batch_seconds <= INLINE_SECONDS:
+            self._settle([waiting], _predicted(model, [waiting]))
+            return answer
         queue = self._queues.get(model)
         if queue is None:
             queue = self._queues[model] = deque()
-        queue.append(_Waiting(model, rows, answer, loop.time()))
+        queue.append(waiting)
         self.queued_rows += len(rows)
         self._arm(loop)
         return answer
@@ -131,7 +136,7 @@ class Batcher:
         running.add_done_callback(done)
 
     def _settle(self, batch: Sequence[_Waiting], predicted: _Predicted) -> None:
-        outcomes, unusual = predicted
+        outcomes, arrays = predicted
         num_rows = 0
         for each, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -141,7 +146,7 @@ class Batcher:
             if not each.answer.done():
                 each.answer.set_result(outcome)
         if num_rows:
-            self.on_batch(batch[0].model, num_rows, unusual)
+            self.on_batch(batch[0].model, num_rows, arrays)
 
     def _give_up(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         """A graph cannot be stopped; who waits for it, or behind it, for too long is told."""
@@ -160,22 +165,21 @@ def _overdue() -> Refusal:
 
 
 def _predicted(model: ServedModel, batch: Sequence[_Waiting]) -> _Predicted:
-    """What becomes of each request, and what was unusual of all.
+    """What becomes of each request, and the arrays of those that were predicted.
 
     If the batch cannot be predicted together, each request is tried by itself: one bad value fails its own alone.
     """
     try:
-        outcome, unusual = model.predict([row for each in batch for row in each.rows])
+        outcome, arrays = model.predict([row for each in batch for row in each.rows])
     except Exception as error:
         if len(batch) == 1:
             return [error], []
         apart = [_predicted(model, [each]) for each in batch]
-        return [outcomes[0] for outcomes, _ in apart], [counts for _, found in apart for counts in found]
-    found = [] if unusual is None else [unusual]
+        return [outcomes[0] for outcomes, _ in apart], [arrays for _, each in apart for arrays in each]
     if len(batch) == 1:
-        return [outcome], found
+        return [outcome], [arrays]
     stops = list(accumulate(len(each.rows) for each in batch))
-    return [outcome.part(start, stop) for start, stop in zip([0, *stops], stops, strict=False)], found
+    return [outcome.part(start, stop) for start, stop in zip([0, *stops], stops, strict=False)], [arrays]
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

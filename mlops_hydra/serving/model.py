@@ -14,10 +14,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_hydra.data.values import IntArray
 from mlops_hydra.packaging.bundle import Bundle, load_bundle
 from mlops_hydra.serving.refusal import Refusal, RowFault
-from mlops_hydra.serving.rows import Row, RowReader, reader_of
+from mlops_hydra.serving.rows import Arrays, Row, RowReader, reader_of
 
 _WARM_RUNS: Final = 3
 _NOT_FINITE: Final = "has values so large that the model's answer is not finite"
@@ -57,28 +56,27 @@ class ServedModel:
         """The classes as keys of JSON."""
         return tuple(map(str, self.bundle.classes))
 
-    def predict(self, rows: Sequence[Row]) -> tuple[Outcome, IntArray | None]:
-        """What the model says of rows, and how many of their values were unusual.
+    def predict(self, rows: Sequence[Row]) -> tuple[Outcome, Arrays]:
+        """What the model says of rows, and the arrays that it read them as.
 
         Raises:
             Refusal: a row cannot be read, or is too far from anything for a finite prediction.
             BundleError: the graph fails.
         """
         arrays = self.reader.arrays(rows)
-        unusual = self.reader.unusual(arrays)
         outputs = self.bundle.graph.run(arrays, len(rows))
         confidences: list[Any] = [None] * len(rows)
         if self.labels:
             places = outputs.argmax(axis=1)  # NaN's, if there is one
             predictions = [self.labels[place] for place in places.tolist()]
-            highest = outputs[np.arange(len(rows)), places].tolist()
+            highest = outputs.max(axis=1).tolist()
             confidences = [value if value < 1 else 1.0 for value in highest]
         else:
             predictions = highest = outputs.tolist()
-        wrong = [row for row, value in enumerate(highest) if not math.isfinite(value)]
-        if wrong:
+        if not all(map(math.isfinite, highest)):
+            wrong = [row for row, value in enumerate(highest) if not math.isfinite(value)]
             raise Refusal(422, [RowFault(row, None, _NOT_FINITE) for row in wrong])
-        return Outcome(predictions, confidences, outputs), unusual
+        return Outcome(predictions, confidences, outputs), arrays
 
     def check(self) -> None:
         """Predict the golden rows again. Raises BundleError where they come out otherwise."""

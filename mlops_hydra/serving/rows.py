@@ -27,7 +27,7 @@ from mlops_hydra.serving.columns import Columns, columns_of
 from mlops_hydra.serving.decoding import UNLIMITED, Arrays, Row, converts, is_long, limited, object_decoder, place_of
 from mlops_hydra.serving.refusal import MAX_FAULTS, Refusal, RowFault, TooLarge, alike, refused, shown
 
-__all__ = ["Row", "RowReader", "TableReader", "reader_of"]
+__all__ = ["Arrays", "Row", "RowReader", "TableReader", "reader_of"]
 
 _LIST_OF_LISTS: Final = re.compile(rb"\s*\[\s*\[")
 MAX_TEXT_LENGTH: Final = 10_000  # characters of a category

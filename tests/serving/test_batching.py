@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlops_hydra.serving.batching import INLINE_SECONDS, Batcher
+from mlops_hydra.serving.batching import INLINE_SECONDS, MANY_ROWS, Batcher
 from mlops_hydra.serving.model import ServedModel, load_model
 from mlops_hydra.serving.refusal import Refusal
 from tests.serving.conftest import CREDIT_ROW
@@ -28,7 +28,7 @@ class Heard:
     def __init__(self) -> None:
         self.batches: list[tuple[str, int]] = []
 
-    def __call__(self, model: ServedModel, num_rows: int, unusual: Any) -> None:
+    def __call__(self, model: ServedModel, num_rows: int, arrays: Any) -> None:
         self.batches.append((model.version, num_rows))
 
 
@@ -59,6 +59,25 @@ def test_what_arrives_in_one_turn_is_predicted_together_and_each_gets_its_own(mo
         np.testing.assert_allclose(outcome.outputs, alone.outputs, rtol=0, atol=1e-12)
         assert outcome.predictions == alone.predictions
         assert outcome.confidences == pytest.approx(alone.confidences)
+
+
+def test_many_rows_are_predicted_where_they_arrive_unless_somebody_waits_before_them(models: Any) -> None:
+    heard = Heard()
+
+    async def story() -> None:
+        batcher = make(heard)
+        many = [ROW] * MANY_ROWS
+        assert batcher.submit(models[0], many).done()
+        first = batcher.submit(models[1], [ROW])
+        later = batcher.submit(models[0], many)
+        assert not first.done()
+        assert not later.done()
+        assert heard.batches == [("0", MANY_ROWS)]
+        outcomes = await asyncio.gather(first, later)
+        assert [len(outcome.predictions) for outcome in outcomes] == [1, MANY_ROWS]
+
+    run(story)
+    assert heard.batches == [("0", MANY_ROWS), ("1", 1), ("0", MANY_ROWS)]
 
 
 def test_two_models_are_never_mixed_and_the_longest_waiting_comes_first(models: Any) -> None:

@@ -66,7 +66,7 @@ class _Entry(msgspec.Struct, gc=False):
     c: Sequence[float | None]
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def entry(  # noqa: PLR0913  the fields of a line; a dataclass in between would double its cost
@@ -91,10 +91,8 @@ def entry(  # noqa: PLR0913  the fields of a line; a dataclass in between would 
     if b"\n" in rows:  # only ever between two tokens: within a string JSON has it escaped
         rows = rows.replace(b"\n", b" ")
     raw = msgspec.Raw(rows)
-    return (
-        _encode(_Entry(model, time_us, request_id, user_id, variant, assigned_by, raw, predictions, confidences))
-        + b"\n"
-    )
+    made = _Entry(model, time_us, request_id, user_id, variant, assigned_by, raw, predictions, confidences)
+    return _encode_lines([made])
 
 
 class Journal:
