@@ -150,17 +150,14 @@ def trained(place: Path) -> Path:
 
 
 def save_for_mlflow(place: Path) -> None:
-    """A network of the same size in MLflow's own format for torch, which takes plain lists: quicker than our table."""
+    """A network of the same size in MLflow's default format for torch, which takes plain lists."""
     import mlflow.pytorch
     import torch
-    from mlflow.models import infer_signature
 
     layers = [torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128), torch.nn.ReLU()]
     net = torch.nn.Sequential(*layers, torch.nn.Linear(128, 10), torch.nn.Softmax(-1)).eval()
-    row = torch.zeros(1, 64)
-    about = infer_signature(row.numpy(), net(row).detach().numpy())
-    path = place / "mlflow_model"
-    mlflow.pytorch.save_model(net, path, signature=about, pip_requirements=[], serialization_format="pickle")
+    rows = torch.zeros(4, 64).numpy()
+    mlflow.pytorch.save_model(net, place / "mlflow_model", input_example=rows, pip_requirements=[])
 
 
 def write_bodies(place: Path, rows: list[list[float]], names: Sequence[str]) -> None:
@@ -189,7 +186,8 @@ def servers(model: Path, place: Path) -> list[Server]:
         outputs = f"output_dir={place / name.replace(', ', '_').replace(' ', '_')}"
         command = [*PYTHON, "mlops_hydra", "serve", "name=bench", *arms, f"port={port}", outputs]
         made.append(Server(name, command, port, plain, {"one": "one.json", "batch": f"{batch}.json"}))
-    for name, app in (("naive", "naive"), ("FastAPI + onnxruntime", "with_onnxruntime")):
+    peers = {"naive": "naive", "FastAPI + onnxruntime": "with_onnxruntime", "bare ASGI + onnxruntime": "bare"}
+    for name, app in peers.items():
         port = free_port()
         command = [*PYTHON, *uvicorn, "--port", str(port), f"serving_peers:{app}"]
         paths = {"one": "/predict", "batch": "/predict_batch"}
