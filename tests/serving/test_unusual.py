@@ -1,5 +1,6 @@
 """Unusual values: together they are counted as they would be one by one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mlops_hydra.serving import unusual
 from mlops_hydra.serving.array_rows import ArrayReader
 from mlops_hydra.serving.model import ServedModel, load_model
 from mlops_hydra.serving.unusual import UnusualValues
-from tests.serving.conftest import CREDIT_ROW
+from tests.serving.conftest import CREDIT_ROW, Service
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,17 @@ def test_nothing_waits_of_a_model_that_knows_no_ranges() -> None:
     assert values._waiting == {}
     values.count()
     assert counts == {}
+
+
+def test_metrics_tell_of_what_was_just_asked(running: Service) -> None:
+    def told() -> float:
+        status, text = running.ask("/metrics")
+        found = re.search(r'^mlops_hydra_serving_unusual_total\{column="age"\} (.*)$', text, re.MULTILINE)
+        assert status == 200
+        return float(found[1]) if found else 0.0
+
+    before = told()
+    assert (
+        running.ask("/predict", {"rows": [CREDIT_ROW | {"age": 999}, CREDIT_ROW, CREDIT_ROW | {"age": -1}]})[0] == 200
+    )
+    assert told() == before + 2
