@@ -135,14 +135,6 @@ def _relative(control: float, treatment: float, of_control: float, of_treatment:
     return treatment / control - 1, (half - root) / square - 1, (half + root) / square - 1
 
 
-def single_look_interval(control: Sample, treatment: Sample, *, confidence: float) -> tuple[float, float]:
-    """What a textbook says, right for one look only: to compare with."""
-    error = math.sqrt(control.variance / control.num_units + treatment.variance / treatment.num_units)
-    factor = float(ndtri((1 + confidence) / 2))
-    difference = treatment.mean - control.mean
-    return difference - factor * error, difference + factor * error
-
-
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """Whether the counts fit the weights: `p` is valid at any time, `single_look_p` is the chi-square test's."""

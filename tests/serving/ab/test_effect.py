@@ -19,7 +19,6 @@ from mlops_hydra.serving.ab.effect import (
     effect,
     independence_p,
     mismatch,
-    single_look_interval,
 )
 
 Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
@@ -91,6 +90,13 @@ def simulate(
             is_wrong_by_textbook |= not low <= truth <= high
         wrong, textbook, seen = wrong + is_wrong, textbook + is_wrong_by_textbook, seen + is_seen
     return {"wrong": wrong / num_tests, "textbook": textbook / num_tests, "seen": seen / num_tests}
+
+
+def single_look_interval(control: Sample, treatment: Sample, *, confidence: float) -> tuple[float, float]:
+    """What a textbook says, right for one look only."""
+    error = math.sqrt(control.variance / control.num_units + treatment.variance / treatment.num_units)
+    low, high = stats.norm.interval(confidence, treatment.mean - control.mean, error)
+    return float(low), float(high)
 
 
 def at_most(rate: float, num_tests: int) -> float:
