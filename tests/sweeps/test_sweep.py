@@ -123,7 +123,7 @@ PRUNED = ("sweeps=hyperband", "sweeps.n_trials=12", "trainer.epochs=9", "model=m
 def test_pruned_trials_are_pruned_everywhere_and_a_pruned_point_alone_goes_on_to_its_end(
     workplace: Path, tmp_path: Path
 ):
-    result = study(*PRUNED)
+    result = study(*PRUNED, "sweeps.study_name=pruned")  # of itself it has another name, and brackets, for other code
     table = trials(result)
     pruned = table[table["state"] == "pruned"]
     assert len(pruned) >= 3 and set(table["state"]) == {"complete", "pruned"}
